@@ -1,0 +1,234 @@
+"""Phases, condition types and reasons: each with the sentence a user reads."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a FineTuneJob is. The last three are terminal: nothing leaves them."""
+
+    PENDING = "Pending"
+    VALIDATING = "Validating"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    EVALUATING = "Evaluating"
+    PUBLISHING = "Publishing"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
+
+
+class ConditionType(StrEnum):
+    """Condition types. ``Ready``, ``Reconciling`` and ``Stalled`` follow kstatus, the others tell the chain."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    VALIDATED = "Validated"
+    QUOTA_RESERVED = "QuotaReserved"
+    TRAINED = "Trained"
+    EVALUATED = "Evaluated"
+    PUBLISHED = "Published"
+
+
+class Fault(StrEnum):
+    """Whose fault a failure is, which decides who must act."""
+
+    USER = "user"
+    PLATFORM = "platform"
+    NOBODY = "nobody"
+
+
+class Reason(StrEnum):
+    """Why a FineTuneJob is in its phase: ``status.conditions[].reason`` and the reason of its Events."""
+
+    # The way of a job that goes well.
+    ACCEPTED = "Accepted"
+    JOB_CREATED = "JobCreated"
+    POD_STARTING = "PodStarting"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    PUBLISHING = "Publishing"
+    SUCCEEDED = "Succeeded"
+    RETRYING = "Retrying"
+
+    # Refused before any pod exists.
+    INVALID_SPEC = "InvalidSpec"
+    MODEL_JOB_NOT_FOUND = "ModelJobNotFound"
+    MODEL_JOB_NOT_FINISHED = "ModelJobNotFinished"
+    MODEL_JOB_FAILED = "ModelJobFailed"
+    MODEL_JOB_NOT_A_MODEL = "ModelJobNotAModel"
+    NAME_CONFLICT = "NameConflict"
+    JOB_REFUSED = "JobRefused"
+
+    # Said by the trainer, through its exit code and termination message.
+    CONFIGURATION_INVALID = "ConfigurationInvalid"
+    DATA_INVALID = "DataInvalid"
+    MODEL_INVALID = "ModelInvalid"
+    CONTRACT_MISMATCH = "ContractMismatch"
+    DIVERGED = "Diverged"
+    STORAGE_REFUSED = "StorageRefused"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    OUT_OF_MEMORY = "OutOfMemory"
+    PREEMPTED = "Preempted"
+
+    # Seen on the Job and its pods.
+    TRAINER_CRASHED = "TrainerCrashed"
+    TRAINER_KILLED = "TrainerKilled"
+    RESULT_MISSING = "ResultMissing"
+    JOB_DELETED = "JobDeleted"
+    DISRUPTED = "Disrupted"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_CONFIG_ERROR = "ContainerConfigError"
+    UNSCHEDULABLE = "Unschedulable"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a reason says to a user.
+
+    ``sentence`` names the cause in general (the status message adds the case at hand), ``next_step`` the mend.
+    """
+
+    sentence: str
+    next_step: str
+    fault: Fault = Fault.NOBODY
+
+
+_AGAIN = "delete the FineTuneJob and apply the corrected one"
+
+MEANINGS: dict[Reason, Meaning] = {
+    Reason.ACCEPTED: Meaning("The spec is valid and the job is planned.", "nothing to do"),
+    Reason.JOB_CREATED: Meaning("The Job that trains exists; its pod is not running yet.", "nothing to do"),
+    Reason.POD_STARTING: Meaning("The training pod is starting.", "nothing to do"),
+    Reason.TRAINING: Meaning("The training pod is running.", "nothing to do"),
+    Reason.EVALUATING: Meaning("The model is being evaluated on the held-out set.", "nothing to do"),
+    Reason.PUBLISHING: Meaning("The result is being written to spec.output.uri.", "nothing to do"),
+    Reason.SUCCEEDED: Meaning("The result is published and lies where status.result says.", "use it"),
+    Reason.RETRYING: Meaning(
+        "A training pod failed for a reason that another try can mend, and the Job starts another.",
+        "nothing to do while spec.runPolicy.maxRetries lasts",
+    ),
+    Reason.INVALID_SPEC: Meaning(
+        "The spec breaks a rule that the API server could not check, or was applied past it.",
+        _AGAIN,
+        Fault.USER,
+    ),
+    Reason.MODEL_JOB_NOT_FOUND: Meaning(
+        "spec.model.uri names a job:// that does not exist in this namespace.",
+        f"correct the name or create that job first, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.MODEL_JOB_NOT_FINISHED: Meaning(
+        "spec.model.uri names a job:// that has not finished.",
+        "wait until its phase is Succeeded, then delete this FineTuneJob and apply it again",
+        Fault.USER,
+    ),
+    Reason.MODEL_JOB_FAILED: Meaning(
+        "spec.model.uri names a job:// that failed or was cancelled.",
+        f"mend that job first, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.MODEL_JOB_NOT_A_MODEL: Meaning(
+        "spec.model.uri names a job:// that published an adapter; starting from an adapter is not supported yet.",
+        "name a job whose method.adapter is none",
+        Fault.USER,
+    ),
+    Reason.NAME_CONFLICT: Meaning(
+        "A Job of somebody else has the name that this FineTuneJob's Job would have; it is left untouched.",
+        "delete or rename that Job, or create the FineTuneJob under another name",
+        Fault.USER,
+    ),
+    Reason.JOB_REFUSED: Meaning(
+        "The API server refused the Job (quota, admission or validation).",
+        f"read the message, mend the cause, then {_AGAIN}",
+        Fault.PLATFORM,
+    ),
+    Reason.CONFIGURATION_INVALID: Meaning(
+        "The trainer cannot do what the spec asks of this model.", _AGAIN, Fault.USER
+    ),
+    Reason.DATA_INVALID: Meaning(
+        "A data file is empty, broken, of an unknown or mixed format, or too small for the split.",
+        f"correct the file at the line named, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.MODEL_INVALID: Meaning(
+        "The model was not found, or has no safetensors weights, no tokenizer or no usable configuration.",
+        f"correct spec.model, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.CONTRACT_MISMATCH: Meaning(
+        "The trainer image speaks another contract version than the operator.",
+        "install operator and trainer image of one release",
+        Fault.PLATFORM,
+    ),
+    Reason.DIVERGED: Meaning(
+        "The loss became NaN or infinite.",
+        f"lower spec.training.learningRate, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.STORAGE_REFUSED: Meaning(
+        "S3 answered that a bucket or key does not exist or that access is denied.",
+        f"correct the URI, spec.storage.credentials or the bucket's policy, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.STORAGE_UNAVAILABLE: Meaning(
+        "S3 could not be reached, or kept failing.",
+        "check spec.storage.endpointUrl and the network from the training pod",
+        Fault.PLATFORM,
+    ),
+    Reason.OUT_OF_MEMORY: Meaning(
+        "The training process ran out of memory.",
+        f"lower spec.training.microBatchSize or maxLength, or raise spec.resources.memory, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.PREEMPTED: Meaning(
+        "The training pod was asked to stop before it had finished.",
+        "nothing to do: the Job starts another pod",
+    ),
+    Reason.TRAINER_CRASHED: Meaning(
+        "The trainer ended with an exit code that is not of the contract.",
+        "read the pod's log; report it if the message does not help",
+        Fault.PLATFORM,
+    ),
+    Reason.TRAINER_KILLED: Meaning(
+        "The training process was killed by a signal.",
+        "look for the cause on the node; raise spec.runPolicy.maxRetries if it comes and goes",
+        Fault.PLATFORM,
+    ),
+    Reason.RESULT_MISSING: Meaning(
+        "The trainer ended well but left no readable result.",
+        "install operator and trainer image of one release",
+        Fault.PLATFORM,
+    ),
+    Reason.JOB_DELETED: Meaning(
+        "The Job of this FineTuneJob was deleted by somebody before it had finished.",
+        "delete the FineTuneJob and apply it again",
+        Fault.USER,
+    ),
+    Reason.DISRUPTED: Meaning(
+        "The node evicted or lost the training pod; that does not count as a retry.",
+        "nothing to do: the Job starts another pod",
+    ),
+    Reason.IMAGE_PULL_FAILED: Meaning(
+        "The node cannot pull the trainer image.",
+        "correct the operator's trainer image setting or the pull secret; the pod then starts by itself",
+        Fault.PLATFORM,
+    ),
+    Reason.CONTAINER_CONFIG_ERROR: Meaning(
+        "The pod names a Secret or key that does not exist.",
+        "create the Secret in the FineTuneJob's namespace; the pod then starts by itself",
+        Fault.USER,
+    ),
+    Reason.UNSCHEDULABLE: Meaning(
+        "No node has room for the training pod.",
+        "lower spec.resources, or wait until a node is free",
+        Fault.USER,
+    ),
+}

@@ -1,0 +1,81 @@
+"""FineTuneJob: reading one from what the API server holds, with errors in a user's words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.base import Model
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+
+
+class InvalidSpec(ValueError):
+    """The spec breaks the contract. ``str()`` is one line a user can act on: fields, values, what is expected."""
+
+
+class FineTuneJob(Model):
+    """A FineTuneJob as the operator reads it: identity, spec and last written status."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    spec: FineTuneJobSpec
+    status: FineTuneJobStatus
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> "FineTuneJob":
+        """The typed form of an object of the API server.
+
+        Raises:
+            InvalidSpec: the spec breaks a rule (also one that the CRD of an older release does not know).
+        """
+        meta = raw["metadata"]
+        return cls(
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            generation=meta.get("generation", 1),
+            resource_version=meta["resourceVersion"],
+            deleting="deletionTimestamp" in meta,
+            spec=read_spec(raw.get("spec")),
+            status=read_status(raw.get("status")),
+        )
+
+
+def read_spec(raw: object) -> FineTuneJobSpec:
+    """The typed spec, with defaults filled in.
+
+    Raises:
+        InvalidSpec: see there.
+    """
+    try:
+        return FineTuneJobSpec.model_validate(raw)
+    except ValidationError as e:
+        raise InvalidSpec(_in_words(e)) from None
+
+
+def read_status(raw: object) -> FineTuneJobStatus:
+    """The last written status; an unreadable one counts as none, so that it is written anew."""
+    try:
+        return FineTuneJobStatus.model_validate(raw or {})
+    except ValidationError:
+        return FineTuneJobStatus()
+
+
+def _in_words(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False)
+    inner = {problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))}
+    problems = []
+    for problem in found:
+        if problem["loc"] in inner:  # a list of wrong items is not "too short" as well
+            continue
+        path = ".".join(["spec", *(str(part) for part in problem["loc"])])
+        message = problem["msg"].removeprefix("Value error, ")
+        value = problem["input"]
+        given = f" (found {value!r})" if isinstance(value, str | int | float | bool) else ""
+        problems.append(f"{path}: {message}{given}"[:300])
+    return "; ".join(problems)[:1500]

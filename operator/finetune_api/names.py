@@ -1,0 +1,56 @@
+"""Names that more than one program must spell the same: group, kind, labels, annotations, child objects."""
+
+import hashlib
+import re
+
+GROUP = "finetune.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "FineTuneJob"
+LIST_KIND = "FineTuneJobList"
+PLURAL = "finetunejobs"
+SINGULAR = "finetunejob"
+SHORT_NAME = "ftj"
+CRD_NAME = f"{PLURAL}.{GROUP}"
+
+MANAGER = "finetune-operator"
+"""Value of the label ``app.kubernetes.io/managed-by`` on children, field manager, event source, token audience."""
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_JOB_UID = f"{GROUP}/job-uid"
+"""UID of the FineTuneJob a child belongs to. The name would not fit: label values end at 63 characters."""
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+
+ANNOTATION_JOB = f"{GROUP}/job"
+"""Name of the FineTuneJob a child belongs to, for people."""
+ANNOTATION_RUN = f"{GROUP}/run"
+"""The run file (:class:`finetune_api.run.RunConfig` as JSON), mounted through the downward API."""
+ANNOTATION_REPORTS_CA = f"{GROUP}/reports-ca"
+"""The certificate authority (PEM) of the operator's reports endpoint, mounted beside the run file."""
+
+TRAINER_CONTAINER = "trainer"
+
+_CHILD_NAME_CUT = 40
+"""Keeps ``<name>-<hash>-<attempt>-<index>`` a DNS label (63 characters), as Indexed Jobs' pod hostnames must be."""
+
+
+def uid_hash(uid: str) -> str:
+    """Eight hexadecimal digits that stand for a UID in names and S3 prefixes."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:8]
+
+
+def child_name(name: str, uid: str, attempt: int) -> str:
+    """The name of the ``batch/v1`` Job of one attempt: ``<name cut>-<hash of uid>-<attempt>``.
+
+    Two FineTuneJobs whose names are cut to the same words differ by the hash. Dots are legal in our names
+    but not in a pod's hostname, so they become dashes.
+    """
+    cut = re.sub(r"[^a-z0-9-]", "-", name)[:_CHILD_NAME_CUT].strip("-") or "job"
+    if not cut[0].isalpha():
+        cut = f"j{cut}"[:_CHILD_NAME_CUT].strip("-")
+    return f"{cut}-{uid_hash(uid)}-{attempt}"
+
+
+def attempt_prefix(output_uri: str, name: str, uid: str, attempt: int) -> str:
+    """The S3 prefix, ending in ``/``, that one attempt alone writes under."""
+    return f"{output_uri.rstrip('/')}/{name}/{uid_hash(uid)}-{attempt}/"

@@ -1,0 +1,204 @@
+"""What the operator hands to the training pod, what the pod says back, and the exit codes.
+
+In: one JSON file (:class:`RunConfig`). Progress: :class:`Report`, Kubeflow Trainer's wire format. Out: the termination
+message (:class:`RunResult`), which is authoritative, and the exit code (:class:`ExitCode`), which speaks even when
+there is no message.
+"""
+
+from enum import IntEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from finetune_api.base import Model, StatusModel
+from finetune_api.conditions import Phase, Reason
+from finetune_api.spec import Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
+from finetune_api.status import Metric, Result, Usage
+
+CONTRACT_VERSION = 1
+"""Raised when an older trainer could misread the run file. A trainer refuses any other version."""
+
+MOUNT_PATH = "/etc/finetune"
+RUN_FILE = f"{MOUNT_PATH}/run.json"
+TOKEN_FILE = f"{MOUNT_PATH}/token"
+REPORTS_CA_FILE = f"{MOUNT_PATH}/reports-ca.crt"
+SCRATCH_PATH = "/scratch"
+"""A writable volume of the pod for downloads and caches; everything else may be read-only."""
+TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_LOG_LIMIT = 4096
+"""Bytes of a termination message that Kubernetes keeps."""
+
+ENV_SCRATCH = "FINETUNE_SCRATCH"
+ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
+ENV_HF_TOKEN = "HF_TOKEN"
+ENV_REPORTS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+ENV_REPORTS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+"""Path of a file."""
+ENV_REPORTS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+"""Path of a file, which the kubelet renews."""
+
+
+class ExitCode(IntEnum):
+    """How a trainer ends. Codes from 10 to 19 are final: another try would end the same."""
+
+    SUCCEEDED = 0
+    CONFIGURATION_INVALID = 10
+    DATA_INVALID = 11
+    MODEL_INVALID = 12
+    CONTRACT_MISMATCH = 13
+    DIVERGED = 14
+    STORAGE_REFUSED = 15
+    OUT_OF_MEMORY = 16
+    STORAGE_UNAVAILABLE = 20
+    PREEMPTED = 21
+
+    @property
+    def final(self) -> bool:
+        """Whether another try would end the same."""
+        return 10 <= self < 20
+
+    @property
+    def reason(self) -> Reason:
+        """The reason a user reads."""
+        return Reason["SUCCEEDED" if self is ExitCode.SUCCEEDED else self.name]
+
+
+class JobIdentity(Model):
+    """Whose run this is."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class ModelLocation(Model):
+    """The model to load, after ``job://`` was resolved."""
+
+    uri: Annotated[str, Field(pattern=r"^(hf|s3)://[^/].*$")]
+    """``hf://org/name`` or ``s3://bucket/prefix/``."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    origin: str | None = None
+    """The URI that the user wrote, where it was another (``job://…``)."""
+    digest: str | None = None
+    """``sha256:…`` that the manifest of a ``job://`` result must have."""
+
+
+class RunConfig(Model):
+    """The run file: everything a trainer needs to know, with all defaults filled in. Holds no secret.
+
+    S3 and hub credentials come by environment from Secrets.
+    """
+
+    contract: int = CONTRACT_VERSION
+    job: JobIdentity
+    attempt: int
+    task: str
+    model: ModelLocation
+    storage: Storage
+    data: Data
+    method: Method
+    training: Training
+    evaluation: Evaluation
+    output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/.*/$")]
+    """Where this attempt publishes: ``s3://…/``, its own."""
+
+    @classmethod
+    def of(cls, spec: FineTuneJobSpec, job: JobIdentity, attempt: int, model: ModelLocation, prefix: str) -> Self:
+        """The run file of one attempt of a job."""
+        return cls(
+            job=job,
+            attempt=attempt,
+            task=spec.task,
+            model=model,
+            storage=spec.storage,
+            data=spec.data,
+            method=spec.method,
+            training=spec.training,
+            evaluation=spec.evaluation,
+            output_prefix=prefix,
+        )
+
+
+class RunError(StatusModel):
+    """What went wrong, in a user's words."""
+
+    reason: Reason
+    message: str
+    """Cause and mend, one or two sentences, no traceback."""
+
+
+class RunResult(StatusModel):
+    """The termination message: what the run came to. At most 4,096 bytes of JSON."""
+
+    contract: int = CONTRACT_VERSION
+    outcome: Literal["Succeeded", "Failed"]
+    metrics: tuple[Metric, ...] = ()
+    result: Result | None = None
+    usage: Usage | None = None
+    error: RunError | None = None
+
+    def termination_message(self) -> str:
+        """JSON that fits: where it would not, the error's message is cut, then metrics are left out from the end."""
+        kept = self
+        while len(text := kept.to_json().encode()) > TERMINATION_LOG_LIMIT:
+            surplus = len(text) - TERMINATION_LOG_LIMIT
+            if kept.error and len(kept.error.message) > 200:
+                short = kept.error.message[: max(199, len(kept.error.message) - surplus - 1)] + "…"
+                kept = kept.model_copy(update={"error": kept.error.model_copy(update={"message": short})})
+            elif kept.metrics:
+                kept = kept.model_copy(update={"metrics": kept.metrics[:-1]})
+            else:
+                raise ValueError(f"a result of {len(text)} bytes does not fit a termination message")
+        return text.decode()
+
+
+class ReportMetric(StatusModel):
+    """One value of a report. Kubeflow's format carries values as text."""
+
+    name: Annotated[str, Field(max_length=128)]
+    value: Annotated[str, Field(max_length=128)]
+
+
+class TrainerStatus(StatusModel):
+    """Progress as Kubeflow Trainer's status server takes it."""
+
+    last_updated_time: Annotated[str, Field(max_length=64)]
+    """ISO 8601."""
+    progress_percentage: Annotated[int | None, Field(ge=0, le=100)] = None
+    estimated_remaining_seconds: Annotated[int | None, Field(ge=0, le=10**9)] = None
+    metrics: Annotated[tuple[ReportMetric, ...], Field(max_length=64)] = ()
+
+    def metric(self, name: str) -> str | None:
+        """The value of a metric, if it was reported."""
+        return next((m.value for m in self.metrics if m.name == name), None)
+
+    def number(self, name: str) -> float | None:
+        """The value of a metric as a finite number, if it is one."""
+        try:
+            value = float(self.metric(name) or "")
+        except ValueError:
+            return None
+        return value if abs(value) < float("inf") else None
+
+
+class Report(StatusModel):
+    """The body of a POST to the reports endpoint: ``{"trainerStatus": {…}}``."""
+
+    trainer_status: TrainerStatus
+
+
+class ReportedMetric:
+    """Names of metrics in a report that the operator reads. The first five are those of transformers' own callback."""
+
+    LOSS = "loss"
+    LEARNING_RATE = "learning_rate"
+    CURRENT_STEP = "current_step"
+    TOTAL_STEPS = "total_steps"
+    CURRENT_EPOCH = "current_epoch"
+    TOKENS_PER_SECOND = "tokens_per_second"
+    PHASE = "phase"
+    """One of REPORTED_PHASES: where our trainer is; other trainers do not send it."""
+
+
+REPORTED_PHASES = (Phase.RUNNING, Phase.EVALUATING, Phase.PUBLISHING)

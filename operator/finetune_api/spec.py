@@ -1,0 +1,400 @@
+"""``FineTuneJob.spec``: fields, defaults, units and cross-field checks.
+
+Everything a user may write is here, also what nothing acts on yet: such fields carry :class:`NotYet` and are refused.
+A field's docstring is its description in the CRD and in the reference.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Model, Mutable, NotYet, Rule
+
+Uri = Annotated[str, Field(min_length=6, max_length=1024)]
+SecretName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+Duration = Annotated[str, Field(max_length=32, pattern=r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$")]
+Quantity = (
+    Annotated[int, Field(ge=0, le=2**40)]
+    | Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+)
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelSource(Model):
+    """The model to start from."""
+
+    uri: Annotated[Uri, Field(pattern=r"^(hf|s3|pvc|job)://[^/].*$")]
+    """Where it lies: `hf://org/name` (Hugging Face hub), `s3://bucket/prefix/` (a directory with config.json, tokenizer
+    and safetensors), `job://name` (what another FineTuneJob of this namespace published)."""
+    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Branch, tag or commit of an `hf://` model. Absent: the default branch; the commit is recorded in the result."""
+    credentials: SecretName | None = None
+    """Secret whose key `token` is a Hugging Face token, for gated or private models."""
+
+    rules = (
+        Rule(
+            "uri",
+            "!self.uri.startsWith('pvc://')",
+            "pvc:// models are not supported yet: copy the model to S3 and name it with s3://",
+            lambda m: not m.uri.startswith("pvc://"),
+        ),
+        Rule(
+            "revision",
+            "!has(self.revision) || self.uri.startsWith('hf://')",
+            "revision is for hf:// models only",
+            lambda m: m.revision is None or m.uri.startswith("hf://"),
+        ),
+        Rule(
+            "credentials",
+            "!has(self.credentials) || self.uri.startsWith('hf://')",
+            "credentials are for hf:// models only; S3 credentials go to spec.storage.credentials",
+            lambda m: m.credentials is None or m.uri.startswith("hf://"),
+        ),
+    )
+
+
+class Storage(Model):
+    """The S3 account that holds data and output. Absent: AWS, with the pod's own identity."""
+
+    endpoint_url: Annotated[str, Field(max_length=1024, pattern=r"^https?://[^/]+.*$")] | None = None
+    """The server, if it is not AWS: `https://minio.example.com:9000`."""
+    region: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9-]+$")] | None = None
+    """Region. Absent: `us-east-1`."""
+    credentials: SecretName | None = None
+    """Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`).
+    Absent: the identity of the pod's ServiceAccount."""
+    checksums: Literal["WhenSupported", "WhenRequired"] | None = None
+    """Whether the S3 client adds its own checksums to every transfer. Absent: `WhenSupported` on AWS,
+    `WhenRequired` where endpointUrl is given, because some servers refuse them."""
+
+
+class DataSource(Model):
+    """One data file."""
+
+    uri: Annotated[Uri, Field(pattern=r"^s3://[^/]+/(.*[^/])$")]
+    """The object: `s3://bucket/path/train.jsonl`. JSON Lines, or plain text (`.txt`, documents between blank lines)."""
+    format: Literal["auto", "messages", "prompt-completion", "text"] | None = None
+    """What a record looks like: `messages` (OpenAI chat), `prompt-completion` (`prompt` and `completion`),
+    `text` (`text`, or plain text). Absent or `auto`: found out from the first record."""
+    weight: Annotated[float | None, NotYet()] = Field(default=None, gt=0, le=1000)
+    """Weight of this set among several."""
+    template: Annotated[str | None, NotYet()] = Field(default=None, max_length=16384)
+    """Prompt template for this set (Jinja). Absent: the model's chat template."""
+
+
+DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1, max_length=16)]
+
+
+class Prepare(Model):
+    """What to do to the records before training."""
+
+    deduplicate: bool | None = None
+    """Drop records that repeat an earlier one."""
+    min_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Drop records with fewer tokens."""
+    max_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Drop records with more tokens."""
+    redact: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=16)] | None = None
+    """Kinds of personal data to mask."""
+    balance_by: Annotated[str, Field(max_length=128)] | None = None
+    """Field of the records whose values are to be balanced."""
+
+
+class Data(Model):
+    """What to train on, and what to measure with."""
+
+    train: DataSources
+    """Files to train on; several are read as one set, in this order."""
+    validation: DataSources | None = None
+    """Files to measure on, never trained on. Give this or validationFraction."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training records to hold out instead (0.05 is 5 %), drawn by training.seed."""
+    test: Annotated[DataSources | None, NotYet()] = None
+    """Files for a final measurement."""
+    general: Annotated[DataSources | None, NotYet()] = None
+    """Files of general text, to measure what was forgotten."""
+    prepare: Annotated[Prepare | None, NotYet()] = None
+    """What to do to the records before training."""
+
+    rules = (
+        Rule(
+            "validationFraction",
+            "has(self.validation) != has(self.validationFraction)",
+            "give either data.validation (files) or data.validationFraction (for example 0.05), one of the two",
+            lambda d: (d.validation is None) != (d.validation_fraction is None),
+        ),
+    )
+
+
+class Lora(Model):
+    """Low-rank adaptation, in PEFT's words."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the update matrices (PEFT's `r`)."""
+    alpha: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Scaling: updates count alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout probability on the adapter's input."""
+    target_modules: (
+        Annotated[
+            tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+            Field(min_length=1, max_length=64),
+        ]
+        | None
+    ) = None
+    """Names of the modules to adapt, such as `q_proj`. Absent: all linear layers but the output head."""
+
+
+class Method(Model):
+    """How to fine-tune."""
+
+    objective: Annotated[
+        Literal["sft", "dpo", "orpo", "simpo", "kto", "reward"],
+        NotYet(("dpo", "orpo", "simpo", "kto", "reward")),
+    ] = "sft"
+    """What is optimised. `sft`: the loss on the completion (the assistant's turns, or the whole of a `text` record)."""
+    adapter: Annotated[
+        Literal["lora", "qlora", "dora", "ia3", "prompt", "prefix", "none"],
+        NotYet(("qlora", "dora", "ia3", "prompt", "prefix")),
+    ] = "lora"
+    """What is trained: `lora`, a small adapter beside the frozen model; `none`, all weights of the model itself."""
+    lora: Lora | None = None
+    """Settings of `adapter: lora`. Absent: rank 16, alpha 32, no dropout, all linear layers."""
+
+    rules = (
+        Rule(
+            "lora",
+            "!has(self.lora) || self.adapter == 'lora'",
+            "method.lora is for method.adapter lora only",
+            lambda m: m.lora is None or m.adapter == "lora",
+        ),
+    )
+
+
+class EarlyStopping(Model):
+    """When to stop before the end."""
+
+    metric: Annotated[str, Field(max_length=64)] = "eval_loss"
+    """The metric to watch."""
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Evaluations without improvement before stopping."""
+
+
+class Training(Model):
+    """The training loop's settings."""
+
+    epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Passes over the training set; 0.5 is half of it. Give this or maxSteps. Absent, both: 3."""
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps. Give this or epochs."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Highest learning rate. Absent: 2e-4 for an adapter, 2e-5 for full tuning."""
+    schedule: Annotated[Literal["cosine", "linear", "constant", "wsd", "plateau"], NotYet(("wsd", "plateau"))] = (
+        "cosine"
+    )
+    """How the learning rate goes down after the warm-up: to zero by a cosine, to zero in a line, or not at all."""
+    warmup_fraction: Share = 0.03
+    """Share of the steps over which the learning rate rises from zero."""
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
+    """Records an optimizer step: the effective batch, whatever the hardware."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """Records a forward pass; gradients are accumulated up to batchSize. Absent: chosen automatically."""
+    max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
+    """Tokens a record is cut to."""
+    optimizer: Annotated[
+        Literal["adamw", "sgd", "rmsprop", "adafactor", "adamw8bit"],
+        NotYet(("sgd", "rmsprop", "adafactor", "adamw8bit")),
+    ] = "adamw"
+    """Optimizer."""
+    weight_decay: Share = 0.0
+    """Decoupled weight decay, on matrices only."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Gradients with a larger global norm are scaled down to it."""
+    l1: Annotated[float | None, NotYet()] = Field(default=None, ge=0, le=1)
+    """Weight of an L1 penalty on the trained weights."""
+    label_smoothing: Annotated[float | None, NotYet()] = Field(default=None, ge=0, lt=1)
+    """Label smoothing."""
+    neftune_alpha: Annotated[float | None, NotYet()] = Field(default=None, ge=0, le=1000)
+    """Strength of NEFTune noise on the embeddings."""
+    early_stopping: Annotated[EarlyStopping | None, NotYet()] = None
+    """When to stop before the end."""
+    seed: Annotated[int, Field(ge=0, le=4294967295)] = 42
+    """Seed of the split, of the order of records, of dropout and of new weights."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], NotYet(("fp16",))] = "auto"
+    """Number format of the computation. `auto`: bf16 on a GPU that has it, else fp32."""
+
+    rules = (
+        Rule(
+            "maxSteps",
+            "!has(self.epochs) || !has(self.maxSteps)",
+            "give training.epochs or training.maxSteps, not both",
+            lambda t: t.epochs is None or t.max_steps is None,
+        ),
+        Rule(
+            "microBatchSize",
+            "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
+            "training.microBatchSize must not exceed training.batchSize",
+            lambda t: t.micro_batch_size is None or t.micro_batch_size <= t.batch_size,
+        ),
+    )
+
+
+class Gate(Model):
+    """A bound that a metric must keep for the result to be published."""
+
+    metric: Annotated[str, Field(max_length=64)]
+    """Name of the metric."""
+    min: float | None = None
+    """Lowest value allowed."""
+    max: float | None = None
+    """Highest value allowed."""
+    min_delta: float | None = None
+    """Lowest difference to the base allowed."""
+    max_delta: float | None = None
+    """Highest difference to the base allowed."""
+
+
+class Evaluation(Model):
+    """How the result is measured: always eval_loss, perplexity and token_accuracy on the held-out records."""
+
+    baseline: bool = True
+    """Also measure the untouched base on the same records, so that the gain is known."""
+    samples: Annotated[int, Field(ge=0, le=16)] = 0
+    """Held-out prompts to answer with the base and with the tuned model, for the report."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Longest answer of a sample, in tokens."""
+    every_steps: Annotated[int | None, NotYet()] = Field(default=None, ge=1)
+    """Evaluate every so many steps too."""
+    metrics: Annotated[tuple[Annotated[str, Field(max_length=64)], ...] | None, NotYet()] = Field(
+        default=None, max_length=32
+    )
+    """Further metrics."""
+    slice_by: Annotated[str | None, NotYet()] = Field(default=None, max_length=128)
+    """Field of the records by whose values the metrics are split."""
+    gates: Annotated[tuple[Gate, ...] | None, NotYet()] = Field(default=None, max_length=32)
+    """Bounds that must hold for the result to be published."""
+
+
+class Checkpoint(Model):
+    """Checkpoints, from which a run resumes."""
+
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two checkpoints."""
+    keep: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Checkpoints to keep."""
+
+
+class Output(Model):
+    """Where the result goes."""
+
+    uri: Annotated[Uri, Field(pattern=r"^s3://[^/]+(/.*)?$")]
+    """S3 prefix to publish under; every attempt writes below a prefix of its own: `s3://team-a/adapters/`."""
+    merge_adapter: Annotated[bool | None, NotYet((True,))] = None
+    """Publish the base with the adapter merged into it, instead of the adapter alone."""
+
+
+class Resources(Model):
+    """What the training pod asks for."""
+
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Pods. More than one is not supported yet."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
+    """GPUs (`nvidia.com/gpu`) a pod; 0 trains on the CPU. More than one is not supported yet."""
+    gpu_type: Annotated[str | None, NotYet()] = Field(default=None, max_length=64)
+    """Kind of GPU, as the profile names it."""
+    cpu: Quantity | None = None
+    """CPU requested, as a Kubernetes quantity (`2`, `500m`). Absent: 1."""
+    memory: Quantity | None = None
+    """Memory requested and its limit, as a Kubernetes quantity (`16Gi`). Absent: no limit."""
+
+    rules = (
+        Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),
+        Rule(
+            "gpusPerNode",
+            "self.gpusPerNode <= 1",
+            "more than one GPU a node is not supported yet",
+            lambda r: r.gpus_per_node <= 1,
+        ),
+    )
+
+
+class Scheduling(Model):
+    """How the pod gets its place."""
+
+    queue: Annotated[str | None, NotYet()] = Field(default=None, max_length=253)
+    """Kueue LocalQueue."""
+    priority_class: SecretName | None = None
+    """PriorityClass of the training pod."""
+
+
+class RunPolicy(Model):
+    """How a run may fail, wait and end."""
+
+    max_retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """Further tries after a failure that another try can mend. A user's fault is never retried."""
+    on_out_of_memory: Annotated[Literal["Fail", "HalveMicroBatch"], NotYet(("HalveMicroBatch",))] = "Fail"
+    """What to do when memory runs out."""
+    stall_timeout: Annotated[Duration | None, NotYet()] = None
+    """Longest time without progress (`30m`)."""
+    deadline: Annotated[Duration | None, NotYet()] = None
+    """Longest time for the whole job (`4h`)."""
+    ttl_after_finished: Annotated[Duration | None, Mutable(), NotYet()] = None
+    """Time after which the children of a finished job are deleted; the FineTuneJob itself stays."""
+
+
+class Tracker(Model):
+    """One experiment tracker."""
+
+    type: Literal["mlflow", "wandb", "tensorboard"]
+    """Which one."""
+    credentials: SecretName | None = None
+    """Secret with the tracker's own environment variables."""
+    project: Annotated[str, Field(max_length=128)] | None = None
+    """Project or experiment."""
+
+
+class FineTuneJobSpec(Model):
+    """What to fine-tune, on what, how, and where the result goes. Immutable but for suspend, cancel and
+    runPolicy.ttlAfterFinished."""
+
+    profile: Annotated[str | None, NotYet()] = Field(default=None, max_length=253)
+    """FineTuneProfile: the platform team's template for images, nodes, limits and prices."""
+    task: Annotated[
+        Literal[
+            "text-generation",
+            "text2text-generation",
+            "text-classification",
+            "token-classification",
+            "question-answering",
+        ],
+        NotYet(("text2text-generation", "text-classification", "token-classification", "question-answering")),
+    ] = "text-generation"
+    """What the model is for, in transformers' words."""
+    model: ModelSource
+    """The model to start from."""
+    storage: Storage = Storage()
+    """The S3 account that holds data and output."""
+    data: Data
+    """What to train on, and what to measure with."""
+    method: Method = Method()
+    """How to fine-tune."""
+    training: Training = Training()
+    """The training loop's settings."""
+    evaluation: Evaluation = Evaluation()
+    """How the result is measured."""
+    checkpoint: Annotated[Checkpoint | None, NotYet()] = None
+    """Checkpoints, from which a run resumes."""
+    output: Output
+    """Where the result goes."""
+    resources: Resources = Resources()
+    """What the training pod asks for."""
+    scheduling: Scheduling = Scheduling()
+    """How the pod gets its place."""
+    run_policy: RunPolicy = RunPolicy()
+    """How a run may fail, wait and end."""
+    tracking: Annotated[tuple[Tracker, ...] | None, NotYet()] = Field(default=None, max_length=8)
+    """Experiment trackers."""
+    suspend: Annotated[bool, Mutable(), NotYet((True,))] = False
+    """Release the GPUs and wait."""
+    cancel: Annotated[bool, Mutable(), NotYet((True,))] = False
+    """End the job and keep its record."""

@@ -1,0 +1,187 @@
+"""``FineTuneJob.status``: what the operator writes. Latest values only; history belongs to the report."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import StatusModel
+from finetune_api.conditions import ConditionType, Phase, Reason
+
+
+class Condition(StatusModel):
+    """A condition by the Kubernetes API conventions."""
+
+    type: ConditionType
+    """What it is about."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Reason
+    """Why, as a CamelCase constant."""
+    message: str = ""
+    """Why, as a sentence."""
+    last_transition_time: str
+    """When status last changed (RFC 3339, UTC)."""
+    observed_generation: int | None = None
+    """metadata.generation that it speaks of."""
+
+
+class Plan(StatusModel):
+    """What the job is expected to take."""
+
+    gpu_memory_gib: Annotated[float | None, Field(alias="gpuMemoryGiB")] = None
+    """GPU memory a device, GiB."""
+    gpus: int | None = None
+    """GPUs in all."""
+    duration_seconds: int | None = None
+    """Expected duration."""
+    cost: str | None = None
+    """Expected cost, with its currency."""
+
+
+class Progress(StatusModel):
+    """How far the training is. Written at most every few seconds, and only when it changed."""
+
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    """Share of the whole run done, evaluation and publishing included."""
+    step: int | None = None
+    """Optimizer steps done."""
+    total_steps: int | None = None
+    """Optimizer steps in all."""
+    eta_seconds: int | None = None
+    """Seconds left, estimated by the trainer."""
+    tokens_per_second: float | None = None
+    """Trained tokens (padding does not count) a second."""
+    loss: float | None = None
+    """Training loss of the last step reported."""
+    heartbeat: str | None = None
+    """When the trainer last reported (RFC 3339, UTC)."""
+
+
+class Attempt(StatusModel):
+    """One attempt: one Job."""
+
+    number: int
+    """Number, from 0."""
+    job: str | None = None
+    """Name of the Job."""
+    started_at: str | None = None
+    """When it was created (RFC 3339, UTC)."""
+    finished_at: str | None = None
+    """When it ended (RFC 3339, UTC)."""
+    reason: Reason | None = None
+    """How it ended."""
+    message: str | None = None
+    """How it ended, as a sentence."""
+    resumed_at_step: int | None = None
+    """Step of the checkpoint it started from."""
+
+
+class CheckpointRef(StatusModel):
+    """The newest complete checkpoint."""
+
+    uri: str
+    """Where it lies."""
+    step: int
+    """Optimizer step it was taken at."""
+
+
+class Metric(StatusModel):
+    """One evaluation metric, of the tuned model and of the untouched base on the same records."""
+
+    name: Annotated[str, Field(max_length=64)]
+    """Name: eval_loss (nats a token), perplexity, token_accuracy."""
+    value: float
+    """Of the tuned model."""
+    baseline: float | None = None
+    """Of the base."""
+
+
+class Result(StatusModel):
+    """What was published."""
+
+    adapter_uri: Annotated[str | None, Field(alias="adapterURI")] = None
+    """Where the adapter lies (method.adapter other than none)."""
+    model_uri: Annotated[str | None, Field(alias="modelURI")] = None
+    """Where the model lies (method.adapter none)."""
+    digest: str | None = None
+    """`sha256:…` of the manifest, which holds the SHA-256 of every file."""
+    base_model: str | None = None
+    """The model it started from, as a URI."""
+    revision: str | None = None
+    """Commit of the base model, if it came from a hub."""
+    rank: int | None = None
+    """Rank of the LoRA adapter."""
+    report_uri: Annotated[str | None, Field(alias="reportURI")] = None
+    """Where the full report lies (JSON)."""
+    gate: str | None = None
+    """Whether evaluation.gates held."""
+
+
+class Usage(StatusModel):
+    """What the job took."""
+
+    gpu_seconds: int | None = None
+    """GPUs times seconds."""
+    trained_tokens: int | None = None
+    """Tokens trained on, padding not counted, repetitions counted."""
+    cost: str | None = None
+    """Cost, with its currency."""
+
+
+class Headline(StatusModel):
+    """The texts of the columns of `kubectl get`: a printer column cannot combine fields."""
+
+    progress: str | None = None
+    """Such as `42%`."""
+    eta: str | None = None
+    """Such as `51m`."""
+    metric: str | None = None
+    """Name of the metric shown."""
+    base_to_tuned: str | None = None
+    """Such as `1.83→1.21`."""
+
+
+class JobReference(StatusModel):
+    """The Job of the present attempt."""
+
+    name: str
+    """Name, in the same namespace."""
+    uid: str | None = None
+    """UID, once it is known."""
+
+
+class FineTuneJobStatus(StatusModel):
+    """What became of the job."""
+
+    observed_generation: int | None = None
+    """metadata.generation that this status speaks of."""
+    phase: Phase | None = None
+    """Where the job is. Succeeded, Failed and Cancelled are final."""
+    message: str | None = None
+    """The story in one sentence: what happens, or what went wrong and what to do."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    """Conditions: Ready, Reconciling and Stalled (kstatus), Validated, QuotaReserved, Trained, Evaluated, Published."""
+    headline: Headline | None = None
+    """Texts of the columns of `kubectl get`."""
+    plan: Plan | None = None
+    """What the job is expected to take."""
+    progress: Progress | None = None
+    """How far the training is."""
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=10)] = ()
+    """The last ten attempts."""
+    checkpoint: CheckpointRef | None = None
+    """The newest complete checkpoint."""
+    metrics: Annotated[tuple[Metric, ...], Field(max_length=64)] = ()
+    """Evaluation of the tuned model beside the base."""
+    result: Result | None = None
+    """What was published, and where it lies."""
+    usage: Usage | None = None
+    """What the job took."""
+    input_hash: str | None = None
+    """`sha256:…` of the spec that ran."""
+    job_ref: JobReference | None = None
+    """The Job of the present attempt."""
+    start_time: str | None = None
+    """When the operator first acted on the job (RFC 3339, UTC)."""
+    completion_time: str | None = None
+    """When it reached its final phase (RFC 3339, UTC)."""
