@@ -224,8 +224,12 @@ def _immutable(model: Any, where: str = "") -> Iterator[Schema]:
         if attribute == "run_policy" or any(isinstance(marker, Mutable) for marker in info.metadata):
             continue
         yield {
-            "rule": f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+            "rule": _unchanged(field),
             "message": f"spec.{where}{field} is immutable: delete the FineTuneJob and apply it again, "
             "or apply it under another name",
             "fieldPath": f".{field}",
         }
+
+
+def _unchanged(field: str) -> str:
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"

@@ -1,0 +1,115 @@
+"""What operator and pod say to each other: run file, termination message, exit codes, reports."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from finetune_api.conditions import MEANINGS, Reason
+from finetune_api.job import read_spec
+from finetune_api.run import (
+    TERMINATION_LOG_LIMIT,
+    ExitCode,
+    JobIdentity,
+    ModelLocation,
+    Report,
+    RunConfig,
+    RunError,
+    RunResult,
+)
+from finetune_api.status import Metric
+
+SPEC = {
+    "model": {"uri": "hf://org/model", "revision": "main"},
+    "data": {"train": [{"uri": "s3://b/train.jsonl"}], "validationFraction": 0.05},
+    "output": {"uri": "s3://b/out"},
+}
+
+
+def test_a_run_file_reads_back_as_it_was_written() -> None:
+    run = RunConfig.of(
+        read_spec(SPEC),
+        JobIdentity(namespace="team-a", name="bot", uid="u"),
+        attempt=0,
+        model=ModelLocation(uri="hf://org/model", revision="main"),
+        prefix="s3://b/out/bot/12345678-0/",
+    )
+    assert RunConfig.model_validate_json(run.to_json()) == run
+
+
+def test_a_run_file_carries_every_default_so_that_the_trainer_decides_nothing() -> None:
+    run = RunConfig.of(
+        read_spec(SPEC), JobIdentity(namespace="n", name="j", uid="u"), 0, ModelLocation(uri="hf://a/b"), "s3://b/o/"
+    )
+    training = json.loads(run.to_json())["training"]
+    assert training["batchSize"] == 16
+    assert training["schedule"] == "cosine"
+
+
+def test_only_models_that_a_pod_can_load_get_into_a_run_file() -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        ModelLocation(uri="job://docs-base")
+
+
+@given(
+    message=st.text(max_size=20_000),
+    metrics=st.lists(st.builds(Metric, name=st.text(min_size=1, max_size=64), value=st.floats(-1e9, 1e9)), max_size=64),
+)
+def test_a_termination_message_always_fits_and_keeps_the_reason(message: str, metrics: list[Metric]) -> None:
+    result = RunResult(
+        outcome="Failed", metrics=tuple(metrics), error=RunError(reason=Reason.DATA_INVALID, message=message)
+    )
+    text = result.termination_message()
+    assert len(text.encode()) <= TERMINATION_LOG_LIMIT
+    read = RunResult.model_validate_json(text)
+    assert read.error is not None
+    assert read.error.reason is Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize(
+    ("code", "final"),
+    [
+        (ExitCode.CONFIGURATION_INVALID, True),
+        (ExitCode.DATA_INVALID, True),
+        (ExitCode.MODEL_INVALID, True),
+        (ExitCode.CONTRACT_MISMATCH, True),
+        (ExitCode.DIVERGED, True),
+        (ExitCode.STORAGE_REFUSED, True),
+        (ExitCode.OUT_OF_MEMORY, True),
+        (ExitCode.STORAGE_UNAVAILABLE, False),
+        (ExitCode.PREEMPTED, False),
+    ],
+)
+def test_an_exit_code_says_whether_another_try_can_help(code: ExitCode, final: bool) -> None:
+    assert code.final is final
+
+
+@pytest.mark.parametrize("code", list(ExitCode))
+def test_every_exit_code_has_a_reason_that_a_user_can_read(code: ExitCode) -> None:
+    assert MEANINGS[code.reason].sentence
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_has_a_sentence_and_a_next_step(reason: Reason) -> None:
+    meaning = MEANINGS[reason]
+    assert meaning.sentence.endswith(".")
+    assert meaning.next_step
+
+
+def test_a_report_of_transformers_own_callback_is_understood() -> None:
+    report = Report.model_validate_json(
+        """{"trainerStatus": {"lastUpdatedTime": "2026-11-21T08:00:00Z", "progressPercentage": 42,
+            "estimatedRemainingSeconds": 600,
+            "metrics": [{"name": "loss", "value": "1.25"}, {"name": "current_step", "value": "10"}]}}"""
+    ).trainer_status
+    assert (report.progress_percentage, report.number("loss"), report.number("current_step")) == (42, 1.25, 10)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "", "many", "1e999"])
+def test_a_reported_value_that_is_no_finite_number_counts_as_absent(value: str) -> None:
+    report = Report.model_validate(
+        {"trainerStatus": {"lastUpdatedTime": "", "metrics": [{"name": "loss", "value": value}]}}
+    )
+    assert report.trainer_status.number("loss") is None
