@@ -1,0 +1,39 @@
+# Everything a newcomer needs: `make quickstart` and `make test` set themselves up in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help quickstart test check generate bench clean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(READY)  ## Fine-tune a small model on this machine: operator, trainer and S3, no cluster needed
+	$(BIN)/python -m examples.quickstart
+
+test: $(READY)  ## All tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## Static checks: style, types, who imports whom, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m finetune_operator.generate --check
+
+generate: $(READY)  ## Write every generated file anew
+	$(BIN)/python -m finetune_operator.generate
+
+bench: $(READY)  ## Measure the trainer's start-up and the operator's API calls
+	$(BIN)/python benchmarks/trainer_startup.py
+
+clean:  ## Remove what the other commands made
+	rm -rf .venv build dist
+
+# torch comes first and by its pin: otherwise a range elsewhere could pull another build of it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
