@@ -1,0 +1,1 @@
+"""The operator: watches FineTuneJobs, runs their Jobs, writes their status."""

@@ -1,0 +1,32 @@
+"""Which generated files there are, and what belongs in each."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_api import crd
+
+from finetune_operator.generate.text import yaml_file
+
+FILES: dict[str, Callable[[], str]] = {
+    "crds/finetunejobs.yaml": lambda: yaml_file(crd.definition()),
+}
+"""Path from the root of the repository → its text."""
+
+
+def write(root: Path) -> list[str]:
+    """Brings every generated file up to date; the paths of those that were not."""
+    stale = drifted(root)
+    for path in stale:
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(FILES[path](), encoding="utf-8")
+    return stale
+
+
+def drifted(root: Path) -> list[str]:
+    """The paths of the generated files that are missing or differ from their source."""
+    return [path for path, text in FILES.items() if not _holds(root / path, text())]
+
+
+def _holds(file: Path, text: str) -> bool:
+    return file.is_file() and file.read_text(encoding="utf-8") == text
