@@ -1,0 +1,154 @@
+"""What a FineTuneJob may say: defaults, refusals in a user's words, and fields that nothing acts on yet."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from finetune_api.base import Model
+from finetune_api.job import InvalidSpec, read_spec, read_status
+
+TEN_LINES: dict[str, Any] = {
+    "model": {"uri": "hf://Qwen/Qwen2.5-7B-Instruct"},
+    "data": {"train": [{"uri": "s3://team-a/support/train.jsonl"}], "validationFraction": 0.05},
+    "output": {"uri": "s3://team-a/adapters/"},
+}
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """The ten-line spec with one field set, or removed where value is None. ``path``: ``training.epochs``."""
+    spec = copy.deepcopy(TEN_LINES)
+    *parents, last = path.split(".")
+    place = spec
+    for parent in parents:
+        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return spec
+
+
+BROKEN = [
+    ("epochz", 2, "spec.epochz"),
+    ("model", None, "spec.model: Field required"),
+    ("data", None, "spec.data: Field required"),
+    ("output", None, "spec.output: Field required"),
+    ("model.uri", "ftp://x/y", "spec.model.uri"),
+    ("model.uri", "hf:///x", "spec.model.uri"),
+    ("model.revision", "", "spec.model.revision"),
+    ("data.train", [], "spec.data.train"),
+    ("data.train", [{"uri": "s3://bucket"}], "spec.data.train.0.uri"),
+    ("data.train", [{"uri": "s3://bucket/folder/"}], "spec.data.train.0.uri"),
+    ("data.train", [{"uri": "s3://b/x.jsonl", "format": "csv"}], "spec.data.train.0.format"),
+    ("data.validationFraction", 0, "spec.data.validationFraction"),
+    ("data.validationFraction", 1, "spec.data.validationFraction"),
+    ("data.validationFraction", "some", "spec.data.validationFraction"),
+    ("method.lora", {"rank": 0}, "spec.method.lora.rank"),
+    ("method.lora", {"rank": 1025}, "spec.method.lora.rank"),
+    ("method.lora", {"rank": "many"}, "spec.method.lora.rank"),
+    ("method.adapter", "lorra", "spec.method.adapter"),
+    ("training.learningRate", 0, "spec.training.learningRate"),
+    ("training.learningRate", 1.5, "spec.training.learningRate"),
+    ("training.epochs", 0, "spec.training.epochs"),
+    ("training.maxSteps", 0, "spec.training.maxSteps"),
+    ("training.warmupFraction", 1.1, "spec.training.warmupFraction"),
+    ("resources.memory", "12x", "spec.resources.memory"),
+    ("runPolicy.maxRetries", -1, "spec.runPolicy.maxRetries"),
+    ("output.uri", "file:///tmp/out", "spec.output.uri"),
+    # Rules that span fields.
+    ("data.validation", [{"uri": "s3://b/v.jsonl"}], "either data.validation (files) or data.validationFraction"),
+    ("data.validationFraction", None, "either data.validation (files) or data.validationFraction"),
+    ("training", {"epochs": 1, "maxSteps": 5}, "training.epochs or training.maxSteps, not both"),
+    ("training", {"batchSize": 4, "microBatchSize": 8}, "microBatchSize must not exceed"),
+    ("method", {"adapter": "none", "lora": {}}, "method.lora is for method.adapter lora only"),
+    ("model", {"uri": "s3://b/m/", "revision": "main"}, "revision is for hf:// models only"),
+    ("model", {"uri": "job://base", "credentials": "token"}, "credentials are for hf:// models only"),
+    ("model.uri", "pvc://claim/model", "pvc:// models are not supported yet"),
+    ("resources.nodes", 2, "more than one node is not supported yet"),
+    ("resources.gpusPerNode", 2, "more than one GPU a node is not supported yet"),
+]
+
+NOT_YET = [
+    ("profile", "a100"),
+    ("task", "text-classification"),
+    ("data.train.0.weight", 2),
+    ("data.train.0.template", "{{ prompt }}"),
+    ("data.test", [{"uri": "s3://b/t.jsonl"}]),
+    ("data.general", [{"uri": "s3://b/g.jsonl"}]),
+    ("data.prepare", {"deduplicate": True}),
+    ("method.objective", "dpo"),
+    ("method.adapter", "qlora"),
+    ("training.schedule", "plateau"),
+    ("training.optimizer", "sgd"),
+    ("training.l1", 0.1),
+    ("training.labelSmoothing", 0.1),
+    ("training.neftuneAlpha", 5),
+    ("training.earlyStopping", {}),
+    ("training.precision", "fp16"),
+    ("evaluation.everySteps", 10),
+    ("evaluation.metrics", ["bleu"]),
+    ("evaluation.sliceBy", "language"),
+    ("evaluation.gates", [{"metric": "eval_loss", "max": 2}]),
+    ("checkpoint", {"everySteps": 100}),
+    ("output.mergeAdapter", True),
+    ("resources.gpuType", "a100"),
+    ("scheduling.queue", "team-a"),
+    ("runPolicy.onOutOfMemory", "HalveMicroBatch"),
+    ("runPolicy.stallTimeout", "30m"),
+    ("runPolicy.deadline", "4h"),
+    ("runPolicy.ttlAfterFinished", "24h"),
+    ("tracking", [{"type": "mlflow"}]),
+    ("suspend", True),
+    ("cancel", True),
+]
+
+
+def test_ten_lines_are_enough() -> None:
+    spec = read_spec(TEN_LINES)
+    assert (spec.task, spec.method.adapter, spec.training.batch_size) == ("text-generation", "lora", 16)
+
+
+@pytest.mark.parametrize(("path", "value", "said"), BROKEN)
+def test_a_broken_spec_is_refused_with_the_path_of_its_field(path: str, value: object, said: str) -> None:
+    with pytest.raises(InvalidSpec) as refusal:
+        read_spec(changed(path, value))
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(("path", "value"), NOT_YET)
+def test_what_nothing_acts_on_yet_is_refused_and_never_ignored(path: str, value: object) -> None:
+    with pytest.raises(InvalidSpec, match="not supported yet"):
+        read_spec(changed(path, value))
+
+
+def test_every_field_that_is_marked_not_yet_is_in_the_table_above() -> None:
+    marked = {name for model in all_models(Model) for _, name, _ in model.not_yet()}
+    assert marked == {path.rsplit(".", 1)[-1] for path, _ in NOT_YET}
+
+
+def all_models(model: type[Model]) -> set[type[Model]]:
+    found = {model}
+    for child in model.__subclasses__():
+        found |= all_models(child)
+    return found
+
+
+@pytest.mark.parametrize("raw", [None, [], "spec", 3])
+def test_a_spec_that_is_no_object_is_refused_and_does_not_crash(raw: object) -> None:
+    with pytest.raises(InvalidSpec):
+        read_spec(raw)
+
+
+def test_a_wrong_value_is_shown_so_that_the_user_finds_it() -> None:
+    with pytest.raises(InvalidSpec, match="found 'lorra'"):
+        read_spec(changed("method.adapter", "lorra"))
+
+
+def test_a_status_of_a_newer_version_is_read_without_what_it_added() -> None:
+    assert read_status({"phase": "Running", "novelty": 1}).phase == "Running"
+
+
+@pytest.mark.parametrize("raw", [{"phase": "Flying"}, "text", {"conditions": 3}])
+def test_an_unreadable_status_counts_as_none(raw: object) -> None:
+    assert read_status(raw).phase is None
