@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api import crd
-
+from finetune_operator.generate import reference
 from finetune_operator.generate.text import yaml_file
 
 FILES: dict[str, Callable[[], str]] = {
     "crds/finetunejobs.yaml": lambda: yaml_file(crd.definition()),
+    "docs/reference/finetunejob.md": reference.finetunejob,
+    "docs/reference/reasons.md": reference.reasons,
+    "docs/reference/exit-codes.md": reference.exit_codes,
 }
 """Path from the root of the repository → its text."""
 

@@ -1,0 +1,132 @@
+"""The pages of docs/reference that come from the contract: fields, reasons, exit codes."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from finetune_api import crd, names
+from finetune_api.base import Model, Mutable
+from finetune_api.conditions import MEANINGS
+from finetune_api.crd import Schema
+from finetune_api.run import ExitCode
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.generate.fields import Field, fields, inherited, submodel
+from finetune_operator.generate.text import markdown_file, table
+
+
+def finetunejob() -> str:
+    """docs/reference/finetunejob.md."""
+    spec, status = crd.model_schema(FineTuneJobSpec), crd.model_schema(FineTuneJobStatus, defaults=False)
+    changeable = ", ".join(f"`spec.{path}`" for path in _mutable(FineTuneJobSpec))
+    return markdown_file(
+        names.KIND,
+        f"`apiVersion: {names.API_VERSION}`, `kind: {names.KIND}`, short name `{names.SHORT_NAME}`. "
+        "Every field, as the API server checks it; a field or value that is not supported yet is refused at apply "
+        f"time, never ignored. After creation the spec can be changed in {changeable} alone.",
+        "Printed by `kubectl get` (by `-o wide` where marked):",
+        table(["Column", "Field", ""], _columns()),
+        "## spec",
+        *_sections(FineTuneJobSpec, spec, "spec"),
+        "## status",
+        "Written by the operator alone.",
+        *_sections(FineTuneJobStatus, status, "status"),
+    )
+
+
+def _mutable(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for attribute, info in model.model_fields.items():
+        name = prefix + (info.alias or attribute)
+        if any(isinstance(marker, Mutable) for marker in info.metadata):
+            yield name
+        if inner := submodel(info.annotation):
+            yield from _mutable(inner, f"{name}.")
+
+
+def _columns() -> Iterator[tuple[str, str, str]]:
+    for column in crd.PRINTER_COLUMNS:
+        yield column["name"], f"`{column['jsonPath']}`", "`-o wide`" if column.get("priority") else ""
+
+
+def _sections(model: type[BaseModel], schema: Schema, root: str) -> Iterator[str]:
+    """First the fields that are no sections themselves, then each section with its own table."""
+    alone = []
+    sections: list[str] = []
+    for top, inner in _top_level(model, schema):
+        if inner is None:
+            alone.append(top)
+        else:
+            sections += _section(top, inner, schema["properties"][top.path], root)
+    yield _table(alone, root == "spec")
+    yield from sections
+
+
+def _top_level(model: type[BaseModel], schema: Schema) -> Iterator[tuple[Field, type[BaseModel] | None]]:
+    inner = {info.alias or attribute: submodel(info.annotation) for attribute, info in model.model_fields.items()}
+    for field in fields(model, schema):
+        if field.path in inner:
+            yield field, inner[field.path]
+
+
+def _section(top: Field, model: type[BaseModel], schema: Schema, root: str) -> Iterator[str]:
+    items = schema.get("type") == "array"
+    mark = "[]" if items else ""
+    schema = schema["items"] if items else schema
+    yield f"### {root}.{top.path}{mark}"
+    notes = [top.description] + [f"**{top.default.capitalize()}.**"] * (top.default == "required")
+    notes += [f"**{top.support.capitalize()}.**"] * (top.support != "yes")
+    notes += [f"{top.limits.capitalize()}."] * bool(top.limits)
+    yield " ".join(notes)
+    yield _table(list(fields(model, schema, inherited(top))), root == "spec")
+    yield from _rules(model)
+
+
+def _table(rows: list[Field], spec: bool) -> str:
+    if spec:
+        headings = ["Field", "Type", "Default", "Limits", "Supported", "Description"]
+        return table(headings, ((f"`{f.path}`", f.type, f.default, f.limits, f.support, f.description) for f in rows))
+    return table(
+        ["Field", "Type", "Limits", "Description"], ((f"`{f.path}`", f.type, f.limits, f.description) for f in rows)
+    )
+
+
+def _rules(model: type[BaseModel]) -> Iterator[str]:
+    """The rules that span fields."""
+    rules = model.rules if issubclass(model, Model) else ()
+    if rules:
+        yield "\n".join(f"- {rule.message}" for rule in rules)
+
+
+def reasons() -> str:
+    """docs/reference/reasons.md."""
+    return markdown_file(
+        "Reasons",
+        "A reason says why a FineTuneJob is in its phase: `status.conditions[].reason`, `status.attempts[].reason` and "
+        "the reason of its Events. `status.message` adds the case at hand. The fault says who must act: `user` is the "
+        "author of the FineTuneJob, `platform` whoever runs cluster and operator, `nobody` nobody.",
+        table(
+            ["Reason", "Fault", "What happened", "Next step"],
+            (
+                (f"`{reason}`", meaning.fault, meaning.sentence, meaning.next_step)
+                for reason, meaning in MEANINGS.items()
+            ),
+        ),
+    )
+
+
+def exit_codes() -> str:
+    """docs/reference/exit-codes.md."""
+    return markdown_file(
+        "Exit codes of a trainer",
+        "How a training pod ends tells the operator whose fault a failure is, even where no termination message "
+        "could be written. A code for which another try cannot help fails the Job at once, any other code (also one "
+        "that is not in this table) counts against `spec.runPolicy.maxRetries`. A team's own trainer image uses the "
+        "same codes.",
+        table(["Code", "Reason", "Another try", "Fault", "What happened"], map(_exit_code, ExitCode)),
+    )
+
+
+def _exit_code(code: ExitCode) -> tuple[str, ...]:
+    another_try = "no" if code.final else "can help"
+    meaning = MEANINGS[code.reason]
+    return str(int(code)), f"`{code.reason}`", another_try if code else "", meaning.fault, meaning.sentence
