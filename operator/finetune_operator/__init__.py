@@ -1,1 +1,5 @@
-"""The operator: watches FineTuneJobs, runs their Jobs, writes their status."""
+"""The operator: watches FineTuneJobs and makes one Job of each.
+
+The way of the data is one way: what the API server holds → ``Observed`` (world) → ``Decision`` (plan) → API calls,
+one status write, then Events (reconcile).
+"""

@@ -1,0 +1,307 @@
+"""The only module that talks to the API server: raw JSON over aiohttp.
+
+Objects stay the dicts that the server sends: making typed models of them costs ten times the CPU of watching them.
+The ``kubernetes`` package finds the configuration and keeps the credentials fresh. ``PERMISSIONS`` is what the calls
+below need, and all they need.
+"""
+
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio.client import Configuration
+from kubernetes.aio.config import incluster_config, kube_config
+
+from finetune_api import names
+from finetune_operator.permissions import PERMISSIONS, Permission, Scope
+from finetune_operator.settings import Settings
+
+__all__ = ["PERMISSIONS", "ApiError", "Cluster", "Permission", "Scope", "Unreachable"]
+
+Raw = dict[str, Any]
+
+JOBS = ("/apis/batch/v1", "jobs")
+PODS = ("/api/v1", "pods")
+FINETUNEJOBS = (f"/apis/{names.API_VERSION}", names.PLURAL)
+MANAGED = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
+
+_PAGE = 500
+_QUIET = 75.0
+"""Seconds without a byte after which a watch counts as dead. An API server sends a bookmark about every minute."""
+_MERGE_PATCH = "application/merge-patch+json"
+_DEFAULT_KUBECONFIG = Path.home() / ".kube" / "config"
+
+
+class ApiError(Exception):
+    """The API server answered with an error; the attributes are those of its Status object."""
+
+    def __init__(self, code: int, status: Raw) -> None:
+        self.code = code
+        self.reason = str(status.get("reason") or "")
+        self.message = str(status.get("message") or f"HTTP {code}")
+        causes = (status.get("details") or {}).get("causes") or ()
+        self.causes = tuple(str(cause.get("reason")) for cause in causes)
+        super().__init__(f"{code} {self.reason}: {self.message}")
+
+
+class Unreachable(Exception):
+    """The API server could not be reached, or did not answer in time."""
+
+
+class Cluster:
+    """A connection to one API server."""
+
+    def __init__(self, configuration: Configuration, settings: Settings) -> None:
+        self.configuration = configuration
+        self._settings = settings
+        self._ssl = _ssl_context(configuration)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl if self._ssl else True),
+            timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
+            proxy=configuration.proxy,
+        )
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> Self:
+        """Find the configuration as kubectl does: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config."""
+        configuration = Configuration()
+        path = os.environ.get("KUBECONFIG")
+        if not path and os.environ.get(incluster_config.SERVICE_HOST_ENV_NAME):
+            incluster_config.load_incluster_config(configuration)
+        else:
+            file = path or str(_DEFAULT_KUBECONFIG)
+            await kube_config.load_kube_config(file, client_configuration=configuration, persist_config=False)
+        return cls(configuration, settings)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def authorization(self) -> str | None:
+        """The present value of the Authorization header."""
+        auth = await self.configuration.auth_settings()
+        value = auth.get("BearerToken", {}).get("value")
+        return str(value) if value else None
+
+    # FineTuneJobs
+
+    async def serves_finetunejobs(self) -> bool:
+        """Whether the CustomResourceDefinition is there and established."""
+        try:
+            found = await self._call("GET", FINETUNEJOBS[0])
+        except ApiError as e:
+            if e.code == 404:
+                return False
+            raise
+        return any(resource["name"] == names.PLURAL for resource in found.get("resources", ()))
+
+    async def list_finetunejobs(self, namespace: str | None) -> list[Raw]:
+        """All FineTuneJobs of a namespace, or of all (None)."""
+        return (await self.list_all(FINETUNEJOBS, namespace, {}))[0]
+
+    async def get_finetunejob(self, namespace: str, name: str) -> Raw | None:
+        """A FineTuneJob as it is now."""
+        return await self._get_or_none(_path(FINETUNEJOBS, namespace, name))
+
+    async def patch_status(self, namespace: str, name: str, resource_version: str, status: Raw) -> Raw:
+        """Merge into the status, if the FineTuneJob is still at this resourceVersion; the answer is the object.
+
+        Raises:
+            ApiError: 409 where it is not, 404 where it is gone.
+        """
+        body = {"metadata": {"resourceVersion": resource_version}, "status": status}
+        path = f"{_path(FINETUNEJOBS, namespace, name)}/status"
+        return await self._call("PATCH", path, body, content_type=_MERGE_PATCH, params=_OWN)
+
+    # Jobs, pods and Events
+
+    async def create_job(self, manifest: Raw) -> Raw:
+        """Create a Job."""
+        return await self._call("POST", _path(JOBS, manifest["metadata"]["namespace"]), manifest, params=_OWN)
+
+    async def get_job(self, namespace: str, name: str) -> Raw | None:
+        """A Job as it is now."""
+        return await self._get_or_none(_path(JOBS, namespace, name))
+
+    async def list_pods_of(self, namespace: str, uid: str) -> list[Raw]:
+        """The training pods of a FineTuneJob as they are now."""
+        selector = f"{MANAGED},{names.LABEL_JOB_UID}={uid}"
+        return (await self.list_all(PODS, namespace, {"labelSelector": selector}))[0]
+
+    async def create_event(self, manifest: Raw) -> None:
+        """Create an Event; one that exists already says the same."""
+        path = _path(("/api/v1", "events"), manifest["metadata"]["namespace"])
+        try:
+            await self._call("POST", path, manifest, params=_OWN)
+        except ApiError as e:
+            if e.code != 409:
+                raise
+
+    async def list_all(
+        self, resource: tuple[str, str], namespace: str | None, params: dict[str, str]
+    ) -> tuple[list[Raw], str]:
+        """All objects of a resource, read page by page, and the resourceVersion to watch from."""
+        items: list[Raw] = []
+        query = dict(params) | {"limit": str(_PAGE)}
+        while True:
+            page = await self._call("GET", _path(resource, namespace), params=query)
+            items += page.get("items") or ()
+            query["continue"] = page["metadata"].get("continue") or ""
+            if not query["continue"]:
+                return items, page["metadata"]["resourceVersion"]
+
+    async def watch(
+        self, resource: tuple[str, str], namespace: str | None, params: dict[str, str], resource_version: str
+    ) -> AsyncIterator[Raw]:
+        """The events of a resource after a resourceVersion, bookmarks included, until the server ends the watch.
+
+        Raises:
+            ApiError: 410 where the resourceVersion is too old.
+            Unreachable: the connection broke, or stayed silent for too long.
+        """
+        query = dict(params) | {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(int(self._settings.watch_timeout)),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_QUIET)
+        try:
+            async with self._session.get(
+                self._url(_path(resource, namespace)),
+                params=query,
+                headers=await self._headers(),
+                timeout=timeout,
+                server_hostname=self.configuration.tls_server_name,
+            ) as response:
+                if response.status != 200:
+                    raise _error(response.status, await response.read())
+                async for line in _lines(response.content):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise ApiError(event["object"].get("code", 500), event["object"])
+                    yield event
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            raise Unreachable(f"watch of {resource[1]}: {type(e).__name__}: {e}") from e
+
+    # Tokens, Lease and certificate
+
+    async def review_token(self, token: str) -> Raw:
+        """The status of a TokenReview for our audience."""
+        spec = {"token": token, "audiences": [names.MANAGER]}
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
+        answer = await self._call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", review)
+        return dict(answer.get("status") or {})
+
+    async def get_lease(self) -> Raw | None:
+        """The Lease of the leader election."""
+        return await self._get_or_none(_path(_LEASES, self._settings.namespace, self._settings.lease_name))
+
+    async def create_lease(self, lease: Raw) -> Raw:
+        """Create the Lease. 409 where another replica was faster."""
+        return await self._call("POST", _path(_LEASES, self._settings.namespace), lease)
+
+    async def update_lease(self, lease: Raw) -> Raw:
+        """Replace the Lease, if it is still at its resourceVersion."""
+        path = _path(_LEASES, self._settings.namespace, self._settings.lease_name)
+        return await self._call("PUT", path, lease)
+
+    async def get_reports_secret(self) -> Raw | None:
+        """The Secret with the certificate of the reports endpoint."""
+        return await self._get_or_none(_path(_SECRETS, self._settings.namespace, self._settings.reports_secret))
+
+    async def update_reports_secret(self, secret: Raw) -> Raw:
+        """Replace that Secret, if it is still at its resourceVersion."""
+        path = _path(_SECRETS, self._settings.namespace, self._settings.reports_secret)
+        return await self._call("PUT", path, secret)
+
+    # HTTP
+
+    async def _get_or_none(self, path: str) -> Raw | None:
+        try:
+            return await self._call("GET", path)
+        except ApiError as e:
+            if e.code == 404:
+                return None
+            raise
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Raw | None = None,
+        *,
+        content_type: str = "application/json",
+        params: dict[str, str] | None = None,
+    ) -> Raw:
+        headers = await self._headers() | {"Content-Type": content_type}
+        data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
+        try:
+            async with self._session.request(
+                method,
+                self._url(path),
+                data=data,
+                params=params,
+                headers=headers,
+                server_hostname=self.configuration.tls_server_name,
+            ) as response:
+                content = await response.read()
+                if response.status >= 400:
+                    raise _error(response.status, content)
+                answer: Raw = json.loads(content)
+                return answer
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as e:
+            raise Unreachable(f"{method} {path}: {type(e).__name__}: {e}") from e
+
+    async def _headers(self) -> dict[str, str]:
+        value = await self.authorization()
+        return {"Accept": "application/json", "User-Agent": names.MANAGER} | ({"Authorization": value} if value else {})
+
+    def _url(self, path: str) -> str:
+        return f"{self.configuration.host.rstrip('/')}{path}"
+
+
+_LEASES = ("/apis/coordination.k8s.io/v1", "leases")
+_SECRETS = ("/api/v1", "secrets")
+_OWN = {"fieldManager": names.MANAGER}
+
+
+def _path(resource: tuple[str, str], namespace: str | None, name: str = "") -> str:
+    prefix, plural = resource
+    inside = f"/namespaces/{namespace}" if namespace else ""
+    return f"{prefix}{inside}/{plural}" + (f"/{name}" if name else "")
+
+
+def _ssl_context(configuration: Configuration) -> ssl.SSLContext | None:
+    """TLS as the configuration asks for; None for a server without it."""
+    if not str(configuration.host).startswith("https:"):
+        return None
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    if not configuration.verify_ssl:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _error(code: int, content: bytes) -> ApiError:
+    try:
+        status = json.loads(content)
+    except ValueError:
+        status = None
+    return ApiError(code, status if isinstance(status, dict) else {"message": content.decode(errors="replace")[:500]})
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream, of any length."""
+    rest = b""
+    async for chunk in stream.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line:
+                yield line

@@ -1,0 +1,160 @@
+"""One turn of work on one FineTuneJob: observe, plan, act, write the status once, then tell Events.
+
+Every call may be the last one before a crash: what was done shows in the cluster, and the next turn goes on from
+there. Two replicas that work at once meet at deterministic names and resourceVersion preconditions.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from finetune_api import names
+from finetune_operator import events
+from finetune_operator.cluster import ApiError, Cluster, Raw, Unreachable
+from finetune_operator.observed import JobState, Observed, PodState, Refusal
+from finetune_operator.outcome import Confirm, CreateJob
+from finetune_operator.plan import Decision, plan
+from finetune_operator.render import Reporting
+from finetune_operator.settings import Settings
+from finetune_operator.world import Key, World, sorted_pods, source_key
+
+log = logging.getLogger(__name__)
+
+_MOST_STEPS = 6
+"""Actions of one turn; confirm, create and a look at the result are three."""
+_LOOK_AGAIN = 30.0
+"""Seconds until a Job that is not in the cache (its labels were removed) is looked at again."""
+_REFUSALS = (400, 403, 413, 422)
+
+
+class _Changed(Exception):
+    """The FineTuneJob is not what it was when the turn began; a new turn sees it as it is."""
+
+
+class Reconciler:
+    """Works on one FineTuneJob at a time for each caller; callers see to it that a key has one."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        world: World,
+        settings: Settings,
+        reporting: Callable[[], Reporting | None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._cluster, self._world, self._settings = cluster, world, settings
+        self._reporting, self._clock = reporting, clock
+        self._written: dict[Key, datetime] = {}
+
+    async def __call__(self, key: Key) -> float | None:
+        """One turn. The answer is the seconds after which to look again, if nothing happens before.
+
+        Raises:
+            ApiError, Unreachable: what the API server answered and a later turn may mend.
+        """
+        raw = self._world.get(key)
+        if raw is None:
+            self._written.pop(key, None)
+            return None
+        try:
+            decision, off_cache = await self._decide(key, raw)
+            await self._write(key, raw, decision)
+        except _Changed:
+            return 0.0
+        return _LOOK_AGAIN if off_cache and decision.requeue_after is None else decision.requeue_after
+
+    async def _decide(self, key: Key, raw: Raw) -> tuple[Decision, bool]:
+        """The decision that needs no more actions, and whether the Job is one that the cache does not hold."""
+        child = names.child_name(raw["metadata"]["name"], raw["metadata"]["uid"], 0)
+        observed = self._world.observe(raw, child, self._written.get(key))
+        cached = observed.job
+        for _ in range(_MOST_STEPS):
+            decision = plan(raw, observed, self._clock(), self._settings, self._reporting())
+            if not decision.actions:
+                return decision, observed.job is not None and cached is None
+            for action in decision.actions:
+                if isinstance(action, Confirm):
+                    observed = await self._confirm(raw, child, observed)
+                else:
+                    observed = await self._create(key, raw, action, observed)
+        raise RuntimeError(f"{key}: no decision after {_MOST_STEPS} actions")
+
+    async def _confirm(self, raw: Raw, child: str, observed: Observed) -> Observed:
+        """Read what a verdict hangs on from the API server itself."""
+        namespace, uid = raw["metadata"]["namespace"], raw["metadata"]["uid"]
+        job = await self._cluster.get_job(namespace, child)
+        pods = await self._cluster.list_pods_of(namespace, uid) if job else []
+        source = source_key(raw)
+        return replace(
+            observed,
+            job=JobState.of(job) if job else None,
+            pods=sorted_pods([PodState.of(pod) for pod in pods]),
+            source=await self._cluster.get_finetunejob(*source) if source else None,
+            confirmed=True,
+        )
+
+    async def _create(self, key: Key, raw: Raw, action: CreateJob, observed: Observed) -> Observed:
+        await self._still(key, raw)
+        manifest = action.manifest
+        meta = manifest["metadata"]
+        try:
+            job = await self._cluster.create_job(manifest)
+        except ApiError as e:
+            if e.code == 409 and e.reason == "AlreadyExists":
+                return replace(observed, job=await self._existing(meta["namespace"], meta["name"]))
+            if e.code in _REFUSALS and "NamespaceTerminating" not in e.causes:
+                case = f"creating Job {meta['namespace']}/{meta['name']} was refused: {e.message}"
+                return replace(observed, refusal=Refusal(name_taken=False, message=case))
+            raise
+        log.info("%s/%s: created Job %s", *key, meta["name"])
+        return replace(observed, job=JobState.of(job))
+
+    async def _still(self, key: Key, raw: Raw) -> None:
+        """Make sure that the FineTuneJob a Job is created for exists as it was seen: a watch may be behind."""
+        live = await self._cluster.get_finetunejob(*key)
+        if live is None:
+            self._world.drop(key)
+            raise _Changed
+        if live["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
+            self._world.learned(live)
+            raise _Changed
+
+    async def _existing(self, namespace: str, name: str) -> JobState:
+        job = await self._cluster.get_job(namespace, name)
+        if job is None:
+            raise Unreachable(f"Job {namespace}/{name} was there and is gone")
+        return JobState.of(job)
+
+    async def _write(self, key: Key, raw: Raw, decision: Decision) -> None:
+        if decision.status is None:
+            return
+        meta = raw["metadata"]
+        try:
+            answer = await self._cluster.patch_status(*key, meta["resourceVersion"], decision.status)
+        except ApiError as e:
+            if e.code == 404:
+                self._world.drop(key)
+                raise _Changed from e
+            if e.code == 409:
+                await self._refresh(key)
+                raise _Changed from e
+            raise
+        self._world.learned(answer)
+        self._written[key] = self._clock()
+        await self._tell(raw, decision)
+
+    async def _refresh(self, key: Key) -> None:
+        live = await self._cluster.get_finetunejob(*key)
+        if live is None:
+            self._world.drop(key)
+        else:
+            self._world.learned(live)
+
+    async def _tell(self, raw: Raw, decision: Decision) -> None:
+        """Events are for people: what goes wrong with one stops nothing."""
+        for event in decision.events:
+            try:
+                await self._cluster.create_event(events.manifest(raw, event, self._clock()))
+            except (ApiError, Unreachable) as e:
+                log.warning("%s: no Event %s: %s", raw["metadata"]["name"], event.reason, e)

@@ -1,0 +1,191 @@
+"""The Job that one attempt of a FineTuneJob runs as."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import names, run
+from finetune_api.job import FineTuneJob
+from finetune_operator.settings import Settings
+
+_VOLUME = "finetune"
+_SCRATCH = "scratch"
+_TOKEN_SECONDS = 3600
+_GPU = "nvidia.com/gpu"
+FINAL_EXIT_CODES = sorted(code.value for code in run.ExitCode if code.final)
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """Where pods report to: URL of the endpoint, and the certificate authority (PEM) of its certificate."""
+
+    url: str
+    ca: str
+
+
+def run_config(job: FineTuneJob, attempt: int, model: run.ModelLocation) -> run.RunConfig:
+    """The run file of one attempt."""
+    identity = run.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid)
+    prefix = names.attempt_prefix(job.spec.output.uri, job.name, job.uid, attempt)
+    return run.RunConfig.of(job.spec, identity, attempt, model, prefix)
+
+
+def job_manifest(
+    job: FineTuneJob, attempt: int, model: run.ModelLocation, settings: Settings, reporting: Reporting | None
+) -> dict[str, Any]:
+    """The ``batch/v1`` Job of one attempt. Its name is deterministic, so that creating it twice creates it once.
+
+    Nothing of the spec reaches a command line or the value of a variable; it travels in the run file.
+    """
+    labels = {
+        names.LABEL_MANAGED_BY: names.MANAGER,
+        names.LABEL_JOB_UID: job.uid,
+        names.LABEL_ATTEMPT: str(attempt),
+    }
+    annotations = {
+        names.ANNOTATION_JOB: job.name,
+        names.ANNOTATION_RUN: run_config(job, attempt, model).to_json(),
+    }
+    if reporting:
+        annotations[names.ANNOTATION_REPORTS_CA] = reporting.ca
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": names.child_name(job.name, job.uid, attempt),
+            "namespace": job.namespace,
+            "labels": labels,
+            "annotations": {names.ANNOTATION_JOB: job.name},
+            "ownerReferences": [
+                {
+                    "apiVersion": names.API_VERSION,
+                    "kind": names.KIND,
+                    "name": job.name,
+                    "uid": job.uid,
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": 1,
+            "parallelism": 1,
+            "backoffLimit": job.spec.run_policy.max_retries,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {
+                "metadata": {"labels": labels, "annotations": annotations},
+                "spec": _pod(job, settings, reporting),
+            },
+        },
+    }
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    """A final exit code fails the Job even where the pod was being evicted: another try would end the same."""
+    final = {"containerName": names.TRAINER_CONTAINER, "operator": "In", "values": FINAL_EXIT_CODES}
+    return [
+        {"action": "FailJob", "onExitCodes": final},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+
+
+def _pod(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.run_as_user,
+            "runAsGroup": settings.run_as_user,
+            "fsGroup": settings.run_as_user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(job, settings, reporting)],
+        "volumes": [
+            {"name": _VOLUME, "projected": {"sources": _projected(reporting)}},
+            {"name": _SCRATCH, "emptyDir": {}},
+        ],
+    }
+    if job.spec.scheduling.priority_class:
+        pod["priorityClassName"] = job.spec.scheduling.priority_class
+    return pod
+
+
+def _container(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
+    return {
+        "name": names.TRAINER_CONTAINER,
+        "image": settings.trainer_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["python", "-m", "finetune_trainer", "--run", run.RUN_FILE],
+        "env": _environment(job, reporting),
+        "resources": _resources(job),
+        "terminationMessagePath": run.TERMINATION_LOG,
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": _VOLUME, "mountPath": run.MOUNT_PATH, "readOnly": True},
+            {"name": _SCRATCH, "mountPath": run.SCRATCH_PATH},
+        ],
+    }
+
+
+def _environment(job: FineTuneJob, reporting: Reporting | None) -> list[dict[str, Any]]:
+    plain = {
+        run.ENV_SCRATCH: run.SCRATCH_PATH,
+        run.ENV_TERMINATION_LOG: run.TERMINATION_LOG,
+        "TMPDIR": run.SCRATCH_PATH,
+        "HF_HOME": f"{run.SCRATCH_PATH}/huggingface",
+    }
+    if reporting:
+        plain |= {
+            run.ENV_REPORTS_URL: reporting.url.replace("$(", "$$("),
+            run.ENV_REPORTS_CA: run.REPORTS_CA_FILE,
+            run.ENV_REPORTS_TOKEN: run.TOKEN_FILE,
+        }
+    environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
+    if secret := job.spec.storage.credentials:
+        environment += [_from_secret(key, secret, key) for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+        environment.append(_from_secret("AWS_SESSION_TOKEN", secret, "AWS_SESSION_TOKEN", optional=True))
+    if secret := job.spec.model.credentials:
+        environment.append(_from_secret(run.ENV_HF_TOKEN, secret, "token"))
+    return environment
+
+
+def _from_secret(name: str, secret: str, key: str, *, optional: bool = False) -> dict[str, Any]:
+    reference = {"name": secret, "key": key} | ({"optional": True} if optional else {})
+    return {"name": name, "valueFrom": {"secretKeyRef": reference}}
+
+
+def _resources(job: FineTuneJob) -> dict[str, Any]:
+    asked = job.spec.resources
+    requests = {"cpu": str(asked.cpu if asked.cpu is not None else 1)}
+    limits = {}
+    if asked.memory is not None:
+        requests["memory"] = limits["memory"] = str(asked.memory)
+    if asked.gpus_per_node:
+        limits[_GPU] = str(asked.gpus_per_node)
+    return {"requests": requests} | ({"limits": limits} if limits else {})
+
+
+def _projected(reporting: Reporting | None) -> list[dict[str, Any]]:
+    """One directory with the run file and, where pods report, the certificate authority and the token."""
+    files = {run.RUN_FILE: names.ANNOTATION_RUN}
+    if reporting:
+        files[run.REPORTS_CA_FILE] = names.ANNOTATION_REPORTS_CA
+    items = [
+        {
+            "path": path.removeprefix(f"{run.MOUNT_PATH}/"),
+            "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"},
+        }
+        for path, annotation in files.items()
+    ]
+    sources: list[dict[str, Any]] = [{"downwardAPI": {"items": items}}]
+    if reporting:
+        token = {"audience": names.MANAGER, "expirationSeconds": _TOKEN_SECONDS}
+        sources.append({"serviceAccountToken": token | {"path": run.TOKEN_FILE.removeprefix(f"{run.MOUNT_PATH}/")}})
+    return sources

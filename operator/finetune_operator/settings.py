@@ -1,0 +1,136 @@
+"""The operator's settings: one frozen dataclass, read once from environment variables.
+
+Local mode and a cluster differ by these values and by nothing else.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+PREFIX = "FINETUNE_OPERATOR_"
+
+
+class InvalidSetting(ValueError):
+    """An environment variable cannot be used. ``str()`` names it, its value and what is expected."""
+
+
+def _setting(default: Any, about: str, *, least: float | None = None) -> Any:
+    return field(default=default, metadata={"about": about, "least": least})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting is the environment variable ``FINETUNE_OPERATOR_<NAME>``; durations are seconds."""
+
+    trainer_image: str = _setting(
+        "ghcr.io/finetune-operator/trainer:0.1.0", "Image of the training pods. It must be of the operator's release."
+    )
+    image_pull_policy: str = _setting("IfNotPresent", "imagePullPolicy of the training pods.")
+    run_as_user: int = _setting(65532, "Numeric user of the training pods.", least=1)
+
+    namespace: str = _setting("default", "Namespace of the operator itself: its Lease and its Secret live there.")
+    watch_namespaces: tuple[str, ...] = _setting((), "Namespaces to serve, separated by commas. Empty: all.")
+    identity: str = _setting("", "Name of this replica, unique among replicas. Empty: the host name (the pod's name).")
+    workers: int = _setting(8, "FineTuneJobs that are worked on at the same time.", least=1)
+    progress_interval: float = _setting(
+        10.0, "Shortest time between two writes of a job's status that only tell of progress.", least=0
+    )
+
+    reports_url: str = _setting(
+        "",
+        "https:// URL under which training pods reach the reports endpoint, with the path /v1/reports. "
+        "Empty: no endpoint, and pods report nothing.",
+    )
+    reports_bind: str = _setting("0.0.0.0", "Address that the reports endpoint listens on.")  # noqa: S104
+    reports_port: int = _setting(9443, "Port that the reports endpoint listens on.", least=0)
+    reports_secret: str = _setting(
+        "finetune-operator-reports",
+        "Secret of the operator's namespace that holds the endpoint's certificate. It must exist; it may be empty.",
+    )
+    advertise_address: str = _setting(
+        "", "host:port at which other replicas reach this one's reports endpoint. Empty: the host name and the port."
+    )
+
+    health_bind: str = _setting("0.0.0.0", "Address that /healthz and /livez listen on.")  # noqa: S104
+    health_port: int = _setting(8080, "Port that /healthz and /livez listen on.", least=0)
+
+    leader_election: bool = _setting(True, "Whether to take the Lease before working: needed with several replicas.")
+    lease_name: str = _setting("finetune-operator", "Name of the Lease.")
+    lease_duration: float = _setting(15.0, "Time after which a silent leader has lost the Lease.", least=1)
+    lease_renew_deadline: float = _setting(
+        10.0, "Time after which a leader that cannot renew stops working. Less than the duration.", least=0.5
+    )
+    lease_retry_period: float = _setting(2.0, "Time between two tries to take or renew the Lease.", least=0.05)
+
+    request_timeout: float = _setting(30.0, "Longest time for one request to the API server.", least=1)
+    watch_timeout: float = _setting(240.0, "Time after which a watch is renewed.", least=1)
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
+
+    def __post_init__(self) -> None:
+        if self.image_pull_policy not in ("Always", "IfNotPresent", "Never"):
+            raise _wrong("image_pull_policy", self.image_pull_policy, "Always, IfNotPresent or Never")
+        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise _wrong("log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")
+        if not self.lease_retry_period < self.lease_renew_deadline < self.lease_duration:
+            found = f"{self.lease_retry_period}, {self.lease_renew_deadline}, {self.lease_duration}"
+            raise _wrong("lease_renew_deadline", found, "lease_retry_period < lease_renew_deadline < lease_duration")
+        url = urlsplit(self.reports_url)
+        if self.reports_url and (url.scheme != "https" or not url.hostname):
+            raise _wrong("reports_url", self.reports_url, "an https:// URL such as https://host:9443/v1/reports")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """The settings that the environment gives, defaults for the rest.
+
+        Raises:
+            InvalidSetting: see there; also for a variable with our prefix that is no setting.
+        """
+        known = {f"{PREFIX}{f.name.upper()}": f for f in fields(cls)}
+        given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+        if unknown := sorted(given.keys() - known.keys()):
+            raise InvalidSetting(f"{unknown[0]} is not a setting; the settings are: {', '.join(sorted(known))}")
+        return cls(**{known[name].name: _parse(known[name], value) for name, value in given.items()})
+
+    @property
+    def replica(self) -> str:
+        """Name of this replica."""
+        return self.identity or socket.gethostname()
+
+
+def documentation() -> list[tuple[str, str, str]]:
+    """(environment variable, default as text, meaning) of every setting, in order."""
+    return [(f"{PREFIX}{f.name.upper()}", _text(f.default), f.metadata["about"]) for f in fields(Settings)]
+
+
+def _text(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def _wrong(name: str, value: object, expected: str) -> InvalidSetting:
+    return InvalidSetting(f"{PREFIX}{name.upper()}: found {value!r}, expected {expected}")
+
+
+def _parse(setting: Any, text: str) -> Any:
+    text = text.strip()
+    kind = type(setting.default)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise _wrong(setting.name, text, "true or false")
+        return text.lower() == "true"
+    if kind is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind is str:
+        return text
+    least = setting.metadata["least"]
+    try:
+        number = kind(text)
+    except ValueError:
+        raise _wrong(setting.name, text, f"a number, {least} or more") from None
+    if not least <= number < float("inf"):
+        raise _wrong(setting.name, text, f"a number, {least} or more")
+    return number

@@ -1,0 +1,223 @@
+"""From an outcome to the status: phase, conditions, headline, progress, attempts, usage.
+
+Works on the raw status, so that fields and conditions of a newer version stay as they are.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+from finetune_api.conditions import ConditionType, Phase, Reason
+from finetune_api.job import InvalidSpec
+from finetune_api.run import REPORTED_PHASES, ReportedMetric, RunResult, TrainerStatus
+from finetune_operator.observed import PodState, Raw
+from finetune_operator.outcome import Outcome, Situation, format_time, parse_time
+
+_MAX_ATTEMPTS = 10
+_LARGEST_INTEGER = 2**53
+_CHAIN = (ConditionType.TRAINED, ConditionType.EVALUATED, ConditionType.PUBLISHED)
+_PAST_EVALUATION = (Phase.PUBLISHING, Phase.SUCCEEDED)
+
+
+def next_status(s: Situation, outcome: Outcome) -> Raw:
+    """The whole status that an outcome means."""
+    status = deepcopy(s.raw_status)
+    now = format_time(s.now)
+    status["observedGeneration"] = s.meta.get("generation", 1)
+    status["phase"] = outcome.phase.value
+    status["message"] = outcome.message
+    status.setdefault("startTime", now)
+    status["conditions"] = _conditions(s, outcome, now)
+    _job(status, s, outcome)
+    _progress(status, s, outcome)
+    if outcome.result:
+        _result(status, outcome.result)
+    if outcome.phase.terminal:
+        status["completionTime"] = now
+        _usage(status, s, outcome.result)
+    _headline(status)
+    return status
+
+
+def touched(s: Situation) -> Raw | None:
+    """The patch that a finished job needs: none, but for a spec whose mutable fields changed since."""
+    generation = s.meta.get("generation", 1)
+    if s.raw_status.get("observedGeneration") == generation:
+        return None
+    conditions = deepcopy(s.raw_status.get("conditions") or [])
+    for condition in conditions:
+        condition["observedGeneration"] = generation
+    return {"observedGeneration": generation, "conditions": conditions}
+
+
+def merge_patch(old: Raw, new: Raw) -> Raw:
+    """The JSON merge patch (RFC 7386) from one object to another; empty where they are equal."""
+    patch: Raw = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := merge_patch(before, value):
+                patch[key] = inner
+        elif value != before or key not in old:
+            patch[key] = value
+    return patch
+
+
+def _conditions(s: Situation, outcome: Outcome, now: str) -> list[Raw]:
+    conditions = {c["type"]: c for c in deepcopy(s.raw_status.get("conditions") or [])}
+    generation = s.meta.get("generation", 1)
+    for kind, truth, reason, message in _wanted(conditions, outcome):
+        before = conditions.get(kind, {})
+        changed = before.get("status") != truth
+        conditions[kind] = before | {
+            "type": kind.value,
+            "status": truth,
+            "reason": reason.value,
+            "message": message,
+            "lastTransitionTime": now if changed else before["lastTransitionTime"],
+        }
+    for condition in conditions.values():
+        condition["observedGeneration"] = generation
+    return list(conditions.values())
+
+
+def _wanted(conditions: dict[str, Raw], outcome: Outcome) -> Iterator[tuple[ConditionType, str, Reason, str]]:
+    phase, reason, message = outcome.phase, outcome.reason, outcome.message
+    yield ConditionType.READY, _truth(phase is Phase.SUCCEEDED), reason, message
+    yield ConditionType.RECONCILING, _truth(not phase.terminal), reason, message
+    yield ConditionType.STALLED, _truth(phase is Phase.FAILED), reason, message if phase is Phase.FAILED else ""
+    if outcome.accepted:
+        yield ConditionType.VALIDATED, "True", Reason.ACCEPTED, "The spec is valid and its model is known."
+    else:
+        yield ConditionType.VALIDATED, "False", reason, message
+    for kind in _CHAIN:
+        before = conditions.get(kind, {}).get("status")
+        if phase is Phase.SUCCEEDED or (phase in _PAST_EVALUATION and kind is not ConditionType.PUBLISHED):
+            yield kind, "True", Reason.SUCCEEDED, ""
+        elif (phase.terminal and before != "True") or (not phase.terminal and before):
+            yield kind, "False", reason, ""
+
+
+def _truth(value: bool) -> str:
+    return "True" if value else "False"
+
+
+def _job(status: Raw, s: Situation, outcome: Outcome) -> None:
+    job = s.observed.job
+    if not isinstance(s.job, InvalidSpec):
+        status.setdefault("inputHash", _input_hash(s))
+    if job is None or job.owner_uid != s.uid:
+        return
+    status["jobRef"] = {"name": job.name, "uid": job.uid}
+    attempts = {a["number"]: a for a in status.get("attempts") or []}
+    attempt = attempts.setdefault(0, {"number": 0})
+    attempt |= {"job": job.name, "startedAt": job.created_at}
+    if outcome.phase.terminal:
+        attempt |= {
+            "finishedAt": job.finished_at or format_time(s.now),
+            "reason": outcome.reason.value,
+            "message": outcome.message,
+        }
+    status["attempts"] = [attempts[number] for number in sorted(attempts)][-_MAX_ATTEMPTS:]
+
+
+def _input_hash(s: Situation) -> str:
+    """Over what a run depends on: neither fields that may change later nor how a run may fail."""
+    spec = {k: v for k, v in s.raw.get("spec", {}).items() if k not in ("suspend", "cancel", "runPolicy")}
+    return f"sha256:{hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()}"
+
+
+def _progress(status: Raw, s: Situation, outcome: Outcome) -> None:
+    report = s.observed.report
+    if outcome.phase is Phase.SUCCEEDED:
+        status["progress"] = (status.get("progress") or {}) | {"percent": 100}
+    if outcome.phase.terminal:
+        (status.get("progress") or {}).pop("etaSeconds", None)
+    elif outcome.restarted:
+        status.pop("progress", None)
+    elif report and outcome.phase in REPORTED_PHASES and s.observed.pods[-1].uid == report.pod_uid:
+        before = status.get("progress") or {}
+        fields = _reported(report.status)
+        unknown = {k: v for k, v in before.items() if k not in _REPORTED}
+        if fields != {k: v for k, v in before.items() if k in _REPORTED}:
+            status["progress"] = unknown | fields | {"heartbeat": format_time(report.received_at)}
+
+
+_REPORTED = ("percent", "step", "totalSteps", "etaSeconds", "tokensPerSecond", "loss")
+
+
+def _reported(report: TrainerStatus) -> Raw:
+    """The fields of ``status.progress`` that a report gives; the heartbeat alone is no change worth a write."""
+    step, total = (_integer(report, name) for name in (ReportedMetric.CURRENT_STEP, ReportedMetric.TOTAL_STEPS))
+    percent = report.progress_percentage
+    if percent is None:
+        percent = min(100, 100 * step // total) if step is not None and total else 0
+    tokens, loss = (report.number(name) for name in (ReportedMetric.TOKENS_PER_SECOND, ReportedMetric.LOSS))
+    found = {
+        "percent": percent,
+        "step": step,
+        "totalSteps": total,
+        "etaSeconds": report.estimated_remaining_seconds,
+        "tokensPerSecond": None if tokens is None else round(tokens, 1),
+        "loss": None if loss is None else round(loss, 6),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _integer(report: TrainerStatus, name: str) -> int | None:
+    value = report.number(name)
+    return int(value) if value is not None and 0 <= value <= _LARGEST_INTEGER else None
+
+
+def _result(status: Raw, result: RunResult) -> None:
+    said = result.to_dict()
+    for key in ("metrics", "result"):
+        if said.get(key):
+            status[key] = said[key]
+
+
+def _usage(status: Raw, s: Situation, result: RunResult | None) -> None:
+    usage = dict(status.get("usage") or {})
+    if result and result.usage:
+        usage |= result.usage.to_dict()
+    if s.observed.pods:
+        usage["gpuSeconds"] = round(_gpus(s) * sum(_seconds(pod, s) for pod in s.observed.pods))
+    if usage:
+        status["usage"] = usage
+
+
+def _gpus(s: Situation) -> int:
+    return 0 if isinstance(s.job, InvalidSpec) else s.job.spec.resources.gpus_per_node
+
+
+def _seconds(pod: PodState, s: Situation) -> float:
+    if not pod.started_at:
+        return 0.0
+    end = parse_time(pod.finished_at) if pod.finished_at else s.now
+    return max(0.0, (end - parse_time(pod.started_at)).total_seconds())
+
+
+def _headline(status: Raw) -> None:
+    progress = status.get("progress") or {}
+    texts: dict[str, Any] = {
+        "progress": f"{progress['percent']}%" if "percent" in progress else None,
+        "eta": duration(progress["etaSeconds"]) if "etaSeconds" in progress else None,
+    }
+    metrics = status.get("metrics") or []
+    if shown := next((m for m in metrics if m["name"] == "eval_loss"), metrics[0] if metrics else None):
+        base = f"{shown['baseline']:.2f}→" if shown.get("baseline") is not None else ""
+        texts |= {"metric": shown["name"], "baseToTuned": f"{base}{shown['value']:.2f}"}
+    unknown = {k: v for k, v in (status.get("headline") or {}).items() if k not in ("progress", "eta")}
+    status["headline"] = unknown | {key: text for key, text in texts.items() if text is not None}
+
+
+def duration(seconds: int) -> str:
+    """A time in the words of `kubectl get`: `45s`, `51m`, `3h20m`, `2d3h`."""
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if days:
+        return f"{days}d{hours % 24}h" if hours % 24 else f"{days}d"
+    if hours:
+        return f"{hours}h{minutes % 60}m" if minutes % 60 else f"{hours}h"
+    return f"{minutes}m" if minutes else f"{seconds}s"

@@ -1,0 +1,309 @@
+"""What the operator knows: caches of FineTuneJobs, Jobs and pods, and the last report of each pod.
+
+Jobs and pods are followed by ``Reflector``: a list, then a watch with bookmarks from where the list ended, and after
+a gap a new list, compared with the cache so that deletions in the gap are noticed. FineTuneJobs come from kopf's
+watch and from the answers to our own writes.
+
+resourceVersions are compared for equality only. An own write is made on the newest version (the API server checks
+it), so nothing can lie between the version before it and the one it answers with. Of the events that arrive after it,
+those with a version we wrote or read ourselves are echoes, and any other one is newer.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from finetune_operator.cluster import JOBS, MANAGED, PODS, ApiError, Cluster, Raw, Unreachable
+from finetune_operator.model import source_name
+from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
+
+Key = tuple[str, str]
+"""Namespace and name of a FineTuneJob."""
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+
+
+class Child(Protocol):
+    """What Jobs and pods have in common."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def uid(self) -> str: ...
+    @property
+    def job_uid(self) -> str | None: ...
+
+
+C = TypeVar("C", JobState, PodState)
+
+
+class Cache(Generic[C]):
+    """Children, by their own UID and by the UID of their FineTuneJob."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, C] = {}
+        self._of: dict[str, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def get(self, uid: str) -> C | None:
+        """The child with a UID."""
+        return self._all.get(uid)
+
+    def of(self, job_uid: str) -> list[C]:
+        """The children of a FineTuneJob."""
+        return [self._all[uid] for uid in self._of.get(job_uid, ())]
+
+    def put(self, child: C) -> None:
+        """Add or replace a child."""
+        self._all[child.uid] = child
+        if child.job_uid:
+            self._of.setdefault(child.job_uid, set()).add(child.uid)
+
+    def drop(self, uid: str) -> C | None:
+        """Forget a child; the answer is what it was."""
+        child = self._all.pop(uid, None)
+        if child and child.job_uid and (siblings := self._of.get(child.job_uid)):
+            siblings.discard(uid)
+            if not siblings:
+                del self._of[child.job_uid]
+        return child
+
+    def replace(self, children: list[C], namespace: str | None) -> list[C]:
+        """Make a list the whole content (of a namespace); the answer is what was not there before, changed or left."""
+        fresh = {child.uid: child for child in children}
+        gone = [c for c in self._all.values() if (namespace in (None, c.namespace)) and c.uid not in fresh]
+        changed = [child for child in children if self._all.get(child.uid) != child]
+        for child in gone:
+            self.drop(child.uid)
+        for child in changed:
+            self.put(child)
+        return gone + changed
+
+
+class Reflector(Generic[C]):
+    """Keeps one kind of children in a cache, for ever."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        resource: tuple[str, str],
+        namespace: str | None,
+        read: Callable[[Raw], C],
+        cache: Cache[C],
+        changed: Callable[[C], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._cluster, self._resource, self._namespace = cluster, resource, namespace
+        self._read, self._cache, self._changed, self._warn = read, cache, changed, warn
+        self.synced = asyncio.Event()
+
+    async def run(self) -> None:
+        """List and watch until cancelled; what fails is tried again, after pauses that grow."""
+        version: str | None = None
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                if version is None:
+                    version = await self._list()
+                version = await self._follow(version)
+                pause = FIRST_PAUSE
+                continue
+            except ApiError as e:
+                version = None
+                if e.code == 410:
+                    continue
+                problem = str(e)
+            except _Broken as e:
+                version, problem = e.version, str(e)
+            except Unreachable as e:
+                problem = str(e)
+            self._warn(f"{self._resource[1]}: {problem}; trying again in {pause:.1f} s")
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _list(self) -> str:
+        items, version = await self._cluster.list_all(self._resource, self._namespace, _SELECTED)
+        for child in self._cache.replace([self._read(item) for item in items], self._namespace):
+            self._changed(child)
+        self.synced.set()
+        return version
+
+    async def _follow(self, version: str) -> str:
+        """Watch until the server ends it; the answer is where to go on."""
+        try:
+            async with aclosing(self._cluster.watch(self._resource, self._namespace, _SELECTED, version)) as events:
+                async for event in events:
+                    self._apply(event)
+                    version = event["object"]["metadata"]["resourceVersion"]
+        except Unreachable as e:
+            raise _Broken(version, str(e)) from e
+        return version
+
+    def _apply(self, event: Raw) -> None:
+        if event["type"] == "BOOKMARK":
+            return
+        child = self._read(event["object"])
+        if event["type"] == "DELETED":
+            self._cache.drop(child.uid)
+        elif self._cache.get(child.uid) == child:
+            return
+        else:
+            self._cache.put(child)
+        self._changed(child)
+
+
+class _Broken(Exception):
+    """A watch broke; it can go on from ``version``."""
+
+    def __init__(self, version: str, problem: str) -> None:
+        super().__init__(problem)
+        self.version = version
+
+
+_SELECTED = {"labelSelector": MANAGED}
+
+
+class World:
+    """All caches, and one job's share of them."""
+
+    def __init__(self, changed: Callable[[Key], None]) -> None:
+        self.jobs: Cache[JobState] = Cache()
+        self.pods: Cache[PodState] = Cache()
+        self._finetunejobs: dict[Key, Raw] = {}
+        self._key_of: dict[str, Key] = {}
+        self._known_versions: dict[Key, list[str]] = {}
+        self._reports: dict[str, ReceivedReport] = {}
+        self._changed = changed
+
+    def __len__(self) -> int:
+        return len(self._finetunejobs)
+
+    def keys(self) -> list[Key]:
+        """All FineTuneJobs."""
+        return list(self._finetunejobs)
+
+    def reflectors(
+        self, cluster: Cluster, namespaces: tuple[str, ...], warn: Callable[[str], None]
+    ) -> list[Reflector[JobState] | Reflector[PodState]]:
+        """What keeps the caches of Jobs and pods, for the namespaces served (empty: all)."""
+        found: list[Reflector[JobState] | Reflector[PodState]] = []
+        for namespace in namespaces or (None,):
+            found.append(Reflector(cluster, JOBS, namespace, JobState.of, self.jobs, self._child_changed, warn))
+            found.append(Reflector(cluster, PODS, namespace, PodState.of, self.pods, self._pod_changed, warn))
+        return found
+
+    # FineTuneJobs
+
+    def get(self, key: Key) -> Raw | None:
+        """A FineTuneJob, never older than what we last wrote."""
+        return self._finetunejobs.get(key)
+
+    def seen(self, kind: str | None, raw: Raw) -> None:
+        """An event of the watch arrived. ``kind`` is ADDED, MODIFIED, DELETED, or None for a listed object."""
+        key = _key(raw)
+        if kind == "DELETED":
+            if (cached := self.get(key)) and cached["metadata"]["uid"] == raw["metadata"]["uid"]:
+                self.drop(key)
+            return
+        known = self._known_versions.get(key, [])
+        version = raw["metadata"]["resourceVersion"]
+        if version in known:
+            del known[: known.index(version) + 1]
+            return
+        self._known_versions.pop(key, None)
+        self._store(key, raw)
+        self._changed(key)
+
+    def learned(self, raw: Raw) -> None:
+        """The API server answered with this object to a read or a write of ours; its event is still to come."""
+        key = _key(raw)
+        cached = self.get(key)
+        version = raw["metadata"]["resourceVersion"]
+        if cached is None or cached["metadata"]["resourceVersion"] != version:
+            self._known_versions.setdefault(key, []).append(version)
+        self._store(key, raw)
+
+    def drop(self, key: Key) -> None:
+        """Forget a FineTuneJob that is gone."""
+        raw = self._finetunejobs.pop(key, None)
+        self._known_versions.pop(key, None)
+        if raw:
+            self._key_of.pop(raw["metadata"]["uid"], None)
+
+    def _store(self, key: Key, raw: Raw) -> None:
+        if (before := self.get(key)) and before["metadata"]["uid"] != raw["metadata"]["uid"]:
+            self._key_of.pop(before["metadata"]["uid"], None)
+        self._finetunejobs[key] = _slim(raw)
+        self._key_of[raw["metadata"]["uid"]] = key
+
+    # children and reports
+
+    def _child_changed(self, child: Child) -> None:
+        if key := self._key_of.get(child.job_uid or ""):
+            self._changed(key)
+
+    def _pod_changed(self, pod: PodState) -> None:
+        if self.pods.get(pod.uid) is None:
+            self._reports.pop(pod.uid, None)
+        self._child_changed(pod)
+
+    def reported(self, report: ReceivedReport) -> bool:
+        """Keep a pod's report. False where the pod is none of a FineTuneJob that we know."""
+        pod = self.pods.get(report.pod_uid)
+        key = self._key_of.get(pod.job_uid or "") if pod else None
+        if key is None:
+            return False
+        self._reports[report.pod_uid] = report
+        self._changed(key)
+        return True
+
+    # one job's share
+
+    def observe(self, raw: Raw, child: str, written_at: datetime | None) -> Observed:
+        """What the caches know of a FineTuneJob whose Job is called ``child``."""
+        meta = raw["metadata"]
+        pods = sorted_pods(self.pods.of(meta["uid"]))
+        job = next((job for job in self.jobs.of(meta["uid"]) if job.name == child), None)
+        return Observed(
+            job=job,
+            pods=pods,
+            report=self._reports.get(pods[-1].uid) if pods else None,
+            source=self.source(raw),
+            written_at=written_at,
+        )
+
+    def source(self, raw: Raw) -> Raw | None:
+        """The FineTuneJob that another one's ``job://`` names."""
+        key = source_key(raw)
+        return self.get(key) if key else None
+
+
+def source_key(raw: Raw) -> Key | None:
+    """Which FineTuneJob a FineTuneJob starts from, if it does."""
+    model = (raw.get("spec") or {}).get("model")
+    name = source_name(model.get("uri")) if isinstance(model, dict) else None
+    return (raw["metadata"]["namespace"], name) if name else None
+
+
+def sorted_pods(pods: list[PodState]) -> tuple[PodState, ...]:
+    """Oldest first. Times have whole seconds: of two pods of one second the one still at work is the newer."""
+    return tuple(sorted(pods, key=lambda pod: (pod.created_at, not pod.ended, pod.name)))
+
+
+def _key(raw: Raw) -> Key:
+    meta = raw["metadata"]
+    return meta["namespace"], meta["name"]
+
+
+def _slim(raw: Raw) -> Raw:
+    """Without what no decision needs and what may be large."""
+    meta = {key: value for key, value in raw["metadata"].items() if key not in ("managedFields", "annotations")}
+    return {"metadata": meta, "spec": raw.get("spec") or {}, "status": raw.get("status") or {}}
