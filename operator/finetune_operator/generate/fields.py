@@ -1,5 +1,6 @@
 """A model's fields as a reference shows them: path, type, default, limits, whether supported, description."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,6 +96,8 @@ def _type(schema: Schema) -> str:
         return f"list of {_type(schema['items'])}"
     if schema.get("enum") == list(Reason):
         return "[reason](reasons.md)"
+    if schema["type"] == "object" and "properties" not in schema:
+        return "map"
     if "enum" in schema:
         return " | ".join(f"`{value}`" for value in schema["enum"])
     return _TYPES.get(schema["type"], str(schema["type"]))
@@ -102,9 +105,9 @@ def _type(schema: Schema) -> str:
 
 def _default(schema: Schema) -> str:
     default = schema.get("default")
-    if default is None or default == {}:
+    if default in (None, {}, "") or "properties" in schema:
         return ""
-    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+    return f"`{default if isinstance(default, str) else json.dumps(default, ensure_ascii=False)}`"
 
 
 def _limits(schema: Schema) -> Iterator[str]:

@@ -4,14 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_api import crd
-from finetune_operator.generate import reference
+from finetune_operator.generate import chart, reference, rights
 from finetune_operator.generate.text import yaml_file
+
+CHART = "charts/finetune-operator"
 
 FILES: dict[str, Callable[[], str]] = {
     "crds/finetunejobs.yaml": lambda: yaml_file(crd.definition()),
+    f"{CHART}/templates/crd.yaml": chart.crd_template,
+    f"{CHART}/templates/_permissions.tpl": rights.template,
+    f"{CHART}/values.yaml": chart.values_yaml,
+    f"{CHART}/values.schema.json": chart.values_schema_json,
+    f"{CHART}/README.md": chart.readme,
     "docs/reference/finetunejob.md": reference.finetunejob,
     "docs/reference/reasons.md": reference.reasons,
     "docs/reference/exit-codes.md": reference.exit_codes,
+    "docs/reference/operator-settings.md": reference.operator_settings,
+    "docs/reference/permissions.md": rights.page,
 }
 """Path from the root of the repository → its text."""
 

@@ -1,4 +1,4 @@
-"""The pages of docs/reference that come from the contract: fields, reasons, exit codes."""
+"""The pages of docs/reference that come from the contract: fields, reasons, exit codes; and the settings."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.generate.fields import Field, fields, inherited, submodel
 from finetune_operator.generate.text import markdown_file, table
+from finetune_operator.settings import documentation
 
 
 def finetunejob() -> str:
@@ -130,3 +131,17 @@ def _exit_code(code: ExitCode) -> tuple[str, ...]:
     another_try = "no" if code.final else "can help"
     meaning = MEANINGS[code.reason]
     return str(int(code)), f"`{code.reason}`", another_try if code else "", meaning.fault, meaning.sentence
+
+
+def operator_settings() -> str:
+    """docs/reference/operator-settings.md."""
+    return markdown_file(
+        "Settings of the operator",
+        "The operator reads its settings once, from environment variables; a variable with this prefix that is no "
+        "setting, or a value that cannot be, ends it with a message. Durations are seconds. The chart sets them from "
+        "its values.",
+        table(
+            ["Variable", "Default", "Meaning"],
+            ((f"`{name}`", f"`{default}`" if default else "", about) for name, default, about in documentation()),
+        ),
+    )

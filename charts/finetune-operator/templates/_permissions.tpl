@@ -1,0 +1,82 @@
+{{- /* Generated, do not edit: change the source and run `make generate`. */ -}}
+{{- define "finetune-operator.rules.served" -}}
+# Read the FineTuneJobs to work on; get confirms one before anything is done that cannot be undone.
+- apiGroups:
+  - finetune.dev
+  resources:
+  - finetunejobs
+  verbs:
+  - get
+  - list
+  - watch
+# Write the status. The spec is never written.
+- apiGroups:
+  - finetune.dev
+  resources:
+  - finetunejobs/status
+  verbs:
+  - patch
+# Create the Job of a FineTuneJob and follow it. Jobs are never changed or deleted.
+- apiGroups:
+  - batch
+  resources:
+  - jobs
+  verbs:
+  - get
+  - list
+  - watch
+  - create
+# Follow training pods and read how they ended.
+- apiGroups:
+  - ''
+  resources:
+  - pods
+  verbs:
+  - list
+  - watch
+# Tell what happens in `kubectl describe`.
+- apiGroups:
+  - ''
+  resources:
+  - events
+  verbs:
+  - create
+{{- end }}
+{{- define "finetune-operator.rules.cluster" -}}
+# Know which pod a progress report comes from.
+- apiGroups:
+  - authentication.k8s.io
+  resources:
+  - tokenreviews
+  verbs:
+  - create
+{{- end }}
+{{- define "finetune-operator.rules.own" -}}
+# Create the Lease of the leader election. A rule on create cannot name an object.
+- apiGroups:
+  - coordination.k8s.io
+  resources:
+  - leases
+  verbs:
+  - create
+# Take and renew the Lease of the leader election.
+- apiGroups:
+  - coordination.k8s.io
+  resources:
+  - leases
+  resourceNames:
+  - finetune-operator
+  verbs:
+  - get
+  - update
+# Keep the certificate of the reports endpoint, in the one Secret the operator may read.
+- apiGroups:
+  - ''
+  resources:
+  - secrets
+  resourceNames:
+  - finetune-operator-reports
+  verbs:
+  - get
+  - update
+{{- end }}
