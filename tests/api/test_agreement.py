@@ -1,0 +1,116 @@
+"""The API server (schema and CEL rules of the CRD) and the models refuse the same specs."""
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.crd import definition
+from finetune_api.job import InvalidSpec, read_spec
+from finetune_local.apiserver import cel, schema
+from tests.api.test_spec import BROKEN, NOT_YET, TEN_LINES, changed
+
+SPEC = definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+
+
+def refused_by_the_crd(spec: dict[str, Any], old: dict[str, Any] | None = None) -> list[str]:
+    """What the API server says of a spec under fieldValidation=Strict; empty where it takes it."""
+    spec = copy.deepcopy(spec)
+    if unknown := schema.prune(spec, SPEC):
+        return [f"unknown field {path}" for path in unknown]
+    schema.apply_defaults(spec, SPEC)
+    causes = schema.validate(spec, SPEC) or cel.check(spec, old, SPEC)
+    return [f"{cause.field}: {cause.message}" for cause in causes]
+
+
+def refused_by_the_models(spec: dict[str, Any]) -> bool:
+    try:
+        read_spec(spec)
+    except InvalidSpec:
+        return True
+    return False
+
+
+def test_both_take_the_ten_lines() -> None:
+    assert not refused_by_the_crd(TEN_LINES)
+    assert not refused_by_the_models(TEN_LINES)
+
+
+@pytest.mark.parametrize(("path", "value", "_"), BROKEN)
+def test_the_api_server_refuses_what_is_broken(path: str, value: object, _: str) -> None:
+    assert refused_by_the_crd(changed(path, value))
+
+
+@pytest.mark.parametrize(("path", "value"), NOT_YET)
+def test_the_api_server_refuses_what_is_not_supported_yet_and_names_the_field(path: str, value: object) -> None:
+    said = refused_by_the_crd(changed(path, value))
+    assert any("not supported yet" in message and path.rsplit(".", 1)[-1] in message for message in said)
+
+
+VALUES: dict[str, st.SearchStrategy[object]] = {
+    "model.uri": st.sampled_from(["hf://a/b", "s3://b/m/", "job://base", "pvc://c/m", "hf://", "nonsense"]),
+    "model.revision": st.sampled_from(["main", ""]),
+    "model.credentials": st.sampled_from(["token", "UPPER"]),
+    "storage.endpointUrl": st.sampled_from(["https://minio:9000", "minio"]),
+    "data.validationFraction": st.sampled_from([None, 0, 0.5, 1]),
+    "data.validation": st.sampled_from([[], [{"uri": "s3://b/v.jsonl"}], [{"uri": "s3://b/v.jsonl", "weight": 1}]]),
+    "method.adapter": st.sampled_from(["lora", "none", "qlora", "other"]),
+    "method.lora": st.sampled_from([{}, {"rank": 8}, {"rank": 0}, {"targetModules": []}, {"dropout": 1}]),
+    "training.epochs": st.sampled_from([0, 0.5, 3, 1001]),
+    "training.maxSteps": st.integers(0, 2),
+    "training.batchSize": st.integers(0, 3),
+    "training.microBatchSize": st.integers(0, 3),
+    "training.learningRate": st.floats(0, 1.5),
+    "training.schedule": st.sampled_from(["linear", "wsd", "?"]),
+    "resources.cpu": st.sampled_from([1, "500m", "x", -1]),
+    "resources.gpusPerNode": st.integers(-1, 2),
+    "runPolicy.deadline": st.sampled_from(["4h", "soon"]),
+    "suspend": st.booleans(),
+    "unheardOf": st.just(1),
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.fixed_dictionaries({}, optional=VALUES))
+def test_api_server_and_models_never_disagree(fields: dict[str, object]) -> None:
+    spec = TEN_LINES
+    for path, value in fields.items():
+        spec = merged(spec, path, value)
+    assert bool(refused_by_the_crd(spec)) == refused_by_the_models(spec)
+
+
+def merged(spec: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    out = copy.deepcopy(spec)
+    *parents, last = path.split(".")
+    place = out
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return {**out, "data": {k: v for k, v in out["data"].items() if v is not None}}
+
+
+IMMUTABLE = [
+    ("model.uri", "hf://other/model"),
+    ("data.validationFraction", 0.1),
+    ("training.epochs", 1),
+    ("output.uri", "s3://elsewhere/"),
+    ("runPolicy.maxRetries", 5),
+    ("resources.gpusPerNode", 0),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), IMMUTABLE)
+def test_a_spec_cannot_be_changed_and_the_refusal_says_what_to_do(path: str, value: object) -> None:
+    old = copy.deepcopy(TEN_LINES)
+    schema.apply_defaults(old, SPEC)
+    said = refused_by_the_crd(changed(path, value), old)
+    assert len(said) == 1
+    assert "is immutable: delete the FineTuneJob and apply it again" in said[0]
+
+
+def test_applying_the_same_spec_again_is_no_change() -> None:
+    old = copy.deepcopy(TEN_LINES)
+    schema.apply_defaults(old, SPEC)
+    assert not refused_by_the_crd(TEN_LINES, old)
