@@ -8,7 +8,7 @@ below need, and all they need.
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,10 +71,13 @@ class Cluster:
         configuration = Configuration()
         path = os.environ.get("KUBECONFIG")
         if not path and os.environ.get(incluster_config.SERVICE_HOST_ENV_NAME):
-            incluster_config.load_incluster_config(configuration)
+            incluster_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
         else:
             file = path or str(_DEFAULT_KUBECONFIG)
-            await kube_config.load_kube_config(file, client_configuration=configuration, persist_config=False)
+            load = kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+                file, client_configuration=configuration, persist_config=False
+            )
+            await load
         return cls(configuration, settings)
 
     async def close(self) -> None:
@@ -156,7 +159,7 @@ class Cluster:
 
     async def watch(
         self, resource: tuple[str, str], namespace: str | None, params: dict[str, str], resource_version: str
-    ) -> AsyncIterator[Raw]:
+    ) -> AsyncGenerator[Raw, None]:
         """The events of a resource after a resourceVersion, bookmarks included, until the server ends the watch.
 
         Raises:

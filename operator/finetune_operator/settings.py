@@ -26,7 +26,7 @@ class Settings:
     """Every setting is the environment variable ``FINETUNE_OPERATOR_<NAME>``; durations are seconds."""
 
     trainer_image: str = _setting(
-        "ghcr.io/finetune-operator/trainer:0.1.0", "Image of the training pods. It must be of the operator's release."
+        "finetune-trainer:0.1.0", "Image of the training pods. It must be of the operator's release."
     )
     image_pull_policy: str = _setting("IfNotPresent", "imagePullPolicy of the training pods.")
     run_as_user: int = _setting(65532, "Numeric user of the training pods.", least=1)

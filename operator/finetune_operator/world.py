@@ -101,8 +101,13 @@ class Reflector(Generic[C]):
         changed: Callable[[C], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._cluster, self._resource, self._namespace = cluster, resource, namespace
-        self._read, self._cache, self._changed, self._warn = read, cache, changed, warn
+        self._cluster = cluster
+        self._resource = resource
+        self._namespace = namespace
+        self._read: Callable[[Raw], C] = read
+        self._cache: Cache[C] = cache
+        self._changed: Callable[[C], None] = changed
+        self._warn = warn
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
@@ -186,7 +191,7 @@ class World:
     def __len__(self) -> int:
         return len(self._finetunejobs)
 
-    def keys(self) -> list[Key]:
+    def finetunejobs(self) -> list[Key]:
         """All FineTuneJobs."""
         return list(self._finetunejobs)
 
@@ -217,6 +222,8 @@ class World:
         version = raw["metadata"]["resourceVersion"]
         if version in known:
             del known[: known.index(version) + 1]
+            if not known:
+                del self._known_versions[key]
             return
         self._known_versions.pop(key, None)
         self._store(key, raw)

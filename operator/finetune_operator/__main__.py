@@ -1,0 +1,45 @@
+"""``python -m finetune_operator``: configured by the environment (see ``settings``) and KUBECONFIG or the pod."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import sys
+
+from finetune_operator.app import watch_finetunejobs
+from finetune_operator.cluster import Cluster
+from finetune_operator.runtime import Operator
+from finetune_operator.settings import InvalidSetting, Settings
+
+
+async def serve(settings: Settings) -> None:
+    """Run one replica until SIGTERM or SIGINT."""
+    loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    assert task is not None  # noqa: S101 - this runs in a task
+    for number in (signal.SIGTERM, signal.SIGINT):  # kopf takes them over once it watches
+        loop.add_signal_handler(number, task.cancel)
+    cluster = await Cluster.connect(settings)
+    try:
+        await Operator(settings, cluster).run(functools.partial(watch_finetunejobs, cluster, settings, stop=stop))
+    finally:
+        stop.set()
+        await cluster.close()
+
+
+def main() -> int:
+    """The process; the answer is its exit code: 2 for settings that cannot be used."""
+    try:
+        settings = Settings.from_environment()
+    except InvalidSetting as e:
+        print(e, file=sys.stderr)
+        return 2
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+        asyncio.run(serve(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The running operator: what is started in which order, and what stops it.
+
+First what the operator needs to know (the CustomResourceDefinition, its certificate, full caches), then the work.
+A part that fails for good ends the process; it is started anew and goes on from what the cluster holds.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from finetune_api import names
+from finetune_operator import certificates
+from finetune_operator.certificates import Material, SecretMissing
+from finetune_operator.cluster import ApiError, Cluster, Raw, Unreachable
+from finetune_operator.health import Health
+from finetune_operator.lease import Elector
+from finetune_operator.reconcile import Reconciler
+from finetune_operator.render import Reporting
+from finetune_operator.reports import Authenticator, Reports
+from finetune_operator.settings import Settings
+from finetune_operator.workqueue import WorkQueue
+from finetune_operator.world import Key, World
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[Callable[[str | None, Raw], None]], Awaitable[None]]
+"""Passes on every event of the FineTuneJobs until the operator is to stop."""
+
+_PAUSE = 2.0
+"""Seconds between two looks for something the operator cannot start without."""
+_CERTIFICATE_CHECK = 6 * 3600.0
+
+_CRD = f"the CustomResourceDefinition {names.CRD_NAME}"
+_CERTIFICATE = "the certificate of the reports endpoint"
+_CACHES = "the caches of FineTuneJobs, Jobs and pods"
+
+
+def utc_now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._queue: WorkQueue[Key] = WorkQueue()
+        self.world = World(self._queue.add)
+        self._reporting: Reporting | None = None
+        self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now)
+        self._elector = Elector(cluster, settings, self._address(), self._lead)
+        self._leading = False
+        self._context: ssl.SSLContext | None = None
+        self._health = Health()
+        host = urlsplit(settings.reports_url).hostname or ""
+        self._reports = Reports(Authenticator(cluster), self.world.reported, self._other_leader, utc_now, host)
+        for what in (_CRD, *([_CERTIFICATE] if settings.reports_url else []), _CACHES):
+            self._health.waits_for(what)
+
+    async def run(self, watch: Watch) -> None:
+        """Work until the watch ends or this is cancelled."""
+        await self._health.start(self._settings.health_bind, self._settings.health_port)
+        try:
+            await self._wait_for(_CRD, self._cluster.serves_finetunejobs)
+            if self._settings.reports_url:
+                await self._wait_for(_CERTIFICATE, self._open_reports)
+            async with asyncio.TaskGroup() as group:
+                tasks = await self._fill_caches(group)
+                tasks += [group.create_task(work) for work in self._work()]
+                await watch(self.world.seen)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._reports.stop()
+            await self._health.stop()
+
+    def _address(self) -> str:
+        return self._settings.advertise_address or f"{socket.gethostname()}:{self._settings.reports_port}"
+
+    # starting
+
+    async def _wait_for(self, what: str, there: Callable[[], Awaitable[bool]]) -> None:
+        """Look for something until it is there; probes and log say what is missing."""
+        told = ""
+        while True:
+            try:
+                if await there():
+                    break
+                why = "it is not there yet"
+            except SecretMissing:
+                where = f"{self._settings.namespace}/{self._settings.reports_secret}"
+                why = f"Secret {where} does not exist; create it, empty"
+            except (ApiError, Unreachable) as e:
+                why = str(e)
+            if why != told:
+                log.warning("waiting for %s: %s", what, why)
+                told = why
+            self._health.waits_for(what, why)
+            await asyncio.sleep(_PAUSE)
+        self._health.has(what)
+
+    async def _fill_caches(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        reflectors = self.world.reflectors(self._cluster, self._settings.watch_namespaces, log.warning)
+        tasks = [group.create_task(reflector.run()) for reflector in reflectors]
+        for reflector in reflectors:
+            await reflector.synced.wait()
+        await self._wait_for(_CACHES, self._list_finetunejobs)
+        log.info("caches hold %d FineTuneJobs", len(self.world))
+        return tasks
+
+    async def _list_finetunejobs(self) -> bool:
+        """kopf does not say when its first list is through; nothing may be called "not found" before."""
+        for namespace in self._settings.watch_namespaces or (None,):
+            for raw in await self._cluster.list_finetunejobs(namespace):
+                self.world.learned(raw)
+        return True
+
+    async def _open_reports(self) -> bool:
+        material = await self._certificate()
+        context = material.context()
+        await self._reports.start(self._settings.reports_bind, self._settings.reports_port, context, material.ca)
+        self._context = context
+        self._reporting = Reporting(self._settings.reports_url, material.ca)
+        return True
+
+    # working
+
+    def _work(self) -> Iterator[Coroutine[None, None, None]]:
+        """What runs as long as the operator does."""
+        for _ in range(self._settings.workers):
+            yield self._queue.work(self._reconciler, self._failed)
+        if self._settings.reports_url:
+            yield self._renew_certificate()
+        if self._settings.leader_election:
+            yield self._elector.run()
+        else:
+            self._lead(True)
+
+    def _lead(self, leads: bool) -> None:
+        self._leading = leads
+        if leads:
+            for key in self.world.finetunejobs():
+                self._queue.add(key)
+            self._queue.resume()
+        else:
+            self._queue.pause()
+
+    def _other_leader(self) -> str | None:
+        return None if self._leading else (self._elector.leader_address or "")
+
+    def _failed(self, key: Key, error: Exception) -> None:
+        if isinstance(error, ApiError | Unreachable):
+            log.warning("%s/%s: %s; trying again", *key, error)
+        else:
+            log.error("%s/%s: %s; trying again", *key, error, exc_info=error)
+
+    async def _certificate(self) -> Material:
+        host = urlsplit(self._settings.reports_url).hostname or ""
+        return await certificates.ensure(self._cluster, host, utc_now())
+
+    async def _renew_certificate(self) -> None:
+        while True:
+            await asyncio.sleep(_CERTIFICATE_CHECK)
+            try:
+                material = await self._certificate()
+            except (ApiError, Unreachable, SecretMissing) as e:
+                log.warning("the certificate of the reports endpoint could not be looked after: %s", e)
+                continue
+            if self._context:
+                material.load_into(self._context)
+            self._reporting = Reporting(self._settings.reports_url, material.ca)
