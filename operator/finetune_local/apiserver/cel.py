@@ -1,0 +1,144 @@
+"""`x-kubernetes-validations`: the CEL rules of a CRD's schema, evaluated by cel-python."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from . import errors
+from .builtin_schemas import Schema
+from .errors import Cause
+from .schema import child
+
+RULES = "x-kubernetes-validations"
+_BLOCKING = {
+    "FieldValueTypeInvalid", "FieldValueRequired", "FieldValueNotSupported", "FieldValueTooLong",
+    "FieldValueTooMany",
+}
+NOT_CHECKED = errors.invalid_value(
+    "<nil>",
+    None,
+    "some validation rules were not checked because the object was invalid; correct the existing errors to "
+    "complete validation",
+)
+_MISSING = object()
+
+
+def has_rules(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        return RULES in schema or any(has_rules(one) for one in schema.values())
+    return isinstance(schema, list) and any(has_rules(one) for one in schema)
+
+
+def blocks_rules(causes: list[Cause]) -> bool:
+    """Whether faults found by the schema keep the rules from being evaluated."""
+    return any(cause.reason in _BLOCKING for cause in causes)
+
+
+def check(value: Any, old: Any, schema: Schema) -> list[Cause]:
+    """Every rule of the schema that a value breaks. `old` is None on create: transition rules then rest."""
+    return list(_check(value, _MISSING if old is None else old, schema, ""))
+
+
+def _check(value: Any, old: Any, schema: Schema, path: str) -> Iterator[Cause]:
+    for rule in schema.get(RULES) or []:
+        yield from _broken(rule, value, old, schema, path)
+    if isinstance(value, dict):
+        properties = schema.get("properties") or {}
+        extra = schema.get("additionalProperties")
+        for key in sorted(value):
+            inner = properties.get(key, extra)
+            before = old.get(key, _MISSING) if isinstance(old, dict) else _MISSING
+            if isinstance(inner, dict) and value[key] is not None:
+                yield from _check(value[key], before, inner, child(path, key))
+    elif isinstance(value, list) and isinstance(schema.get("items"), dict):
+        for i, item in enumerate(value):
+            yield from _check(item, _counterpart(item, old, schema), schema["items"], f"{path}[{i}]")
+
+
+def _counterpart(item: Any, old: Any, schema: Schema) -> Any:
+    """The old state of a list's item; only lists of type map say which that is."""
+    keys = schema.get("x-kubernetes-list-map-keys")
+    if not keys or not isinstance(old, list):
+        return _MISSING
+    return next((one for one in old if all(one.get(key) == item.get(key) for key in keys)), _MISSING)
+
+
+def _broken(rule: dict[str, Any], value: Any, old: Any, schema: Schema, path: str) -> Iterator[Cause]:
+    expression = rule["rule"]
+    is_transition = re.search(r"\boldSelf\b", expression) is not None
+    if is_transition and old is _MISSING:
+        return
+    bindings = {"self": _typed(value, schema)}
+    if is_transition:
+        bindings["oldSelf"] = _typed(old, schema)
+    kind = schema.get("type", "object")
+    try:
+        holds = _evaluate(expression, bindings)
+    except ValueError as error:
+        told = f"{error} evaluating rule: {rule.get('message') or expression}"
+        yield errors.invalid_value(path, kind, told)
+        return
+    if holds is not True:
+        yield _cause(rule, bindings, path + (rule.get("fieldPath") or ""), kind)
+
+
+def _cause(rule: dict[str, Any], bindings: dict[str, Any], path: str, kind: str) -> Cause:
+    message = rule.get("message") or f"failed rule: {rule['rule']}"
+    if "messageExpression" in rule:
+        try:
+            message = str(_evaluate(rule["messageExpression"], bindings))
+        except ValueError:
+            pass  # as the real server does: a message that cannot be made gives way to the plain one
+    reason = rule.get("reason") or "FieldValueInvalid"
+    text = {
+        "FieldValueRequired": f"Required value: {message}",
+        "FieldValueForbidden": f"Forbidden: {message}",
+        "FieldValueDuplicate": f"Duplicate value: {json.dumps(kind)}",
+    }.get(reason, f"Invalid value: {json.dumps(kind)}: {message}")
+    return Cause(path, reason, text)
+
+
+@functools.lru_cache(maxsize=1024)
+def compile_rule(expression: str) -> Any:
+    """A program for a rule. Raises ValueError with the parser's words where it is no CEL."""
+    import celpy  # deferred: parsing tables cost 0.2 s, and only CRDs with rules need them
+
+    environment = celpy.Environment()
+    try:
+        return environment.program(environment.compile(expression))
+    except celpy.CELParseError as error:
+        raise ValueError(str(error)) from error
+
+
+def _evaluate(expression: str, bindings: dict[str, Any]) -> Any:
+    import celpy
+    from celpy import celtypes
+
+    try:
+        result = compile_rule(expression).evaluate(bindings)
+    except celpy.CELEvalError as error:
+        raise ValueError(str(error.args[0])) from error
+    return bool(result) if isinstance(result, celtypes.BoolType) else result
+
+
+def _typed(value: Any, schema: Schema) -> Any:
+    """JSON as CEL values by the schema's types, so that `1` in a number field is a double."""
+    from celpy import celtypes, json_to_cel
+
+    if isinstance(value, dict):
+        properties = schema.get("properties") or {}
+        extra = schema.get("additionalProperties")
+        extra = extra if isinstance(extra, dict) else {}
+        return celtypes.MapType(
+            {celtypes.StringType(k): _typed(one, properties.get(k, extra)) for k, one in value.items()}
+        )
+    if isinstance(value, list):
+        return celtypes.ListType([_typed(one, schema.get("items") or {}) for one in value])
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        is_double = schema.get("type") == "number" or (isinstance(value, float) and not value.is_integer())
+        return celtypes.DoubleType(value) if is_double else celtypes.IntType(value)
+    return json_to_cel(value)
