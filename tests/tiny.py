@@ -1,0 +1,74 @@
+"""Makes small models on the spot: a Llama of a few thousand weights and a BPE tokenizer trained on a given text."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEXT = (
+    "The quick brown fox jumps over the lazy dog. What is the capital of France? Paris is the capital of France.",
+    "user assistant system hello world yes no red green blue one two three four five six seven eight nine ten",
+    "0 1 2 3 4 5 6 7 8 9 a b c d e f g h i j k l m n o p q r s t u v w x y z : = + - ? ! . , ' \" \n",
+)
+
+
+@functools.cache
+def tokenizer(vocabulary: int = 320, chat_template: str | None = CHAT_TEMPLATE, text: tuple[str, ...] = TEXT) -> Any:
+    """A byte-level BPE tokenizer with ``<|endoftext|>`` as its end token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(text, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", chat_template=chat_template)
+
+
+def save_model(
+    directory: Path,
+    *,
+    chat_template: str | None = CHAT_TEMPLATE,
+    hidden: int = 32,
+    layers: int = 2,
+    vocabulary: int = 320,
+    positions: int = 256,
+    seed: int = 0,
+) -> Path:
+    """Writes a Llama with random weights and its tokenizer into ``directory``."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=positions,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=None,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer(vocabulary, chat_template).save_pretrained(directory)
+    return directory
+
+
+def json_lines(*records: object) -> bytes:
+    """Records as JSON Lines."""
+    return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records).encode()

@@ -1,0 +1,84 @@
+"""``python -m finetune_trainer``: the whole story of a run."""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from finetune_api.conditions import Phase
+from finetune_api.run import RUN_FILE, RunConfig, RunResult
+from finetune_trainer import data, fetch
+from finetune_trainer.background import start
+from finetune_trainer.config import Surroundings, prepare_libraries, read_run
+from finetune_trainer.ending import run_to_end, stop_on_sigterm
+from finetune_trainer.progress import Progress
+from finetune_trainer.publish import Publication, find_published
+from finetune_trainer.report import Endpoint, Reporter
+from finetune_trainer.storage import Store
+
+
+def tune(config: RunConfig, scratch: Path, progress: Progress) -> RunResult:
+    """Data and model → evaluation of the base → training → evaluation of the tuned model → publication."""
+    begun = time.monotonic()
+    prepare_libraries(config, scratch)
+    store = Store(config.storage)
+    published = start(partial(find_published, config, store))
+    dataset = start(partial(data.load, config.data, config.training.seed, store, scratch / "data"))
+    files = start(partial(fetch.fetch_model, config.model, store, scratch / "model"))
+
+    from finetune_trainer.result import Outcome  # these two bring torch in, while the downloads run
+    from finetune_trainer.tuning import Tuning
+
+    if (already := published.result()) is not None:
+        return already
+    records = dataset.result()
+    tuning = Tuning(config, files.result(), records, progress)
+    base = tuning.measure_base()
+    trained = tuning.train()
+
+    progress.enter(Phase.EVALUATING)
+    tuned = tuning.measure_tuned()
+
+    progress.enter(Phase.PUBLISHING)
+    outcome = Outcome(config, records, tuning, base, trained, tuned, tuning.gpu_seconds(time.monotonic() - begun))
+    publication = Publication.begin(config, store)
+    result = outcome.run_result(publication.location)
+    outcome.write(scratch / "result")
+    result = publication.publish(scratch / "result", records.files, result)
+    progress.finish()
+    return result
+
+
+def main() -> int:
+    """Runs the run file named on the command line; returns the exit code of the contract."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer", description="Fine-tunes a model as a run file says.")
+    parser.add_argument("--run", type=Path, default=Path(RUN_FILE), help="the run file (default: %(default)s)")
+    run_file = parser.parse_args().run
+    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("finetune_trainer").setLevel(logging.INFO)
+    surroundings = Surroundings.of_environment()
+    stop_on_sigterm()
+    endpoint = None
+    if surroundings.reports_url:
+        endpoint = Endpoint(surroundings.reports_url, surroundings.reports_token, surroundings.reports_ca)
+    reporter = Reporter(endpoint)
+
+    def story() -> RunResult:
+        config = read_run(run_file)
+        with tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as scratch:
+            return tune(config, Path(scratch), Progress(reporter))
+
+    code = run_to_end(story, surroundings.termination_log)
+    reporter.close()
+    return code
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)  # at once: nobody waits for a download that is no longer needed

@@ -1,0 +1,58 @@
+"""Measures a model on the held-out examples. Base and tuned model go through the very same code and records."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune_trainer.batches import micro_batches, token_budget
+from finetune_trainer.encoding import Encoded
+from finetune_trainer.losses import collate, token_loss
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measures of one model."""
+
+    eval_loss: float
+    """Mean over all learned tokens, nats. Each token counts the same, whatever record it is in."""
+    token_accuracy: float
+    """Share of the learned tokens that are the model's likeliest."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether there is a loss at all."""
+        return math.isfinite(self.eval_loss)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(eval_loss), as far as that can be told."""
+        return math.exp(self.eval_loss) if self.eval_loss < math.log(sys.float_info.max) else sys.float_info.max
+
+    def named(self) -> dict[str, float]:
+        """By the names of ``status.metrics``."""
+        return {
+            "eval_loss": self.eval_loss,
+            "perplexity": self.perplexity,
+            "token_accuracy": self.token_accuracy,
+        }
+
+
+@torch.no_grad()
+def evaluate(model: Any, examples: Encoded, device: torch.device, on_batch: Callable[[int], None]) -> Measured:
+    """Measures ``model`` in evaluation mode; ``on_batch`` is told the tokens of each batch."""
+    model.eval()
+    lengths = [len(example.ids) for example in examples.examples]
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    budget = token_budget(model.config.get_text_config().vocab_size)
+    loss, right = 0.0, 0
+    for part in micro_batches(order, lengths, None, budget):
+        measured = token_loss(model, collate([examples.examples[index] for index in part], device))
+        loss += float(measured.loss)
+        right += int(measured.right)
+        on_batch(sum(lengths[index] for index in part))
+    labels = sum(example.labels for example in examples.examples)
+    return Measured(eval_loss=loss / labels, token_accuracy=right / labels)

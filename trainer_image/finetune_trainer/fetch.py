@@ -1,0 +1,20 @@
+"""Brings a model onto this machine, from wherever it lies. Needs no torch, so that it runs while torch is imported."""
+
+from pathlib import Path
+
+from finetune_api.run import ModelLocation
+from finetune_trainer.hub import fetch_from_hub
+from finetune_trainer.modelfiles import ModelFiles, fetch_from_s3, require_no_code
+from finetune_trainer.storage import Store
+
+
+def fetch_model(location: ModelLocation, store: Store, directory: Path) -> ModelFiles:
+    """The model's files, after everything was refused that must not be loaded.
+
+    Raises:
+        TrainerError: MODEL_INVALID, STORAGE_REFUSED or STORAGE_UNAVAILABLE.
+    """
+    from_hub = location.uri.startswith("hf://")
+    files = fetch_from_hub(location) if from_hub else fetch_from_s3(location, store, directory)
+    require_no_code(files.directory, location.uri)
+    return files

@@ -1,0 +1,153 @@
+"""Loads the model and its tokenizer, and puts the adapter on."""
+
+import sys
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from finetune_api.run import ExitCode
+from finetune_api.spec import Lora, Method
+from finetune_trainer.errors import TrainerError, is_out_of_memory, one_line
+from finetune_trainer.modelfiles import ModelFiles
+
+Precision = Literal["fp32", "bf16"]
+
+_NOT_NEEDED = ("bitsandbytes",)
+"""PEFT imports these wherever they are installed, at the cost of a second, and no task here uses them."""
+
+transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def choose_precision(setting: str) -> Precision:
+    """``training.precision`` on this machine: ``auto`` is bf16 on a GPU that computes in it, else fp32."""
+    if setting == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if setting == "bf16" else "fp32"
+
+
+def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.directory, **_local())
+    except Exception as error:
+        _refuse(f"The tokenizer of {files.name} cannot be loaded: {one_line(error)}", error)
+    return tokenizer
+
+
+def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTrainedModel:
+    """The model with its weights, on the CPU.
+
+    A frozen base is held in the precision of the computation. Weights that are themselves trained are held in fp32,
+    because small updates vanish in bf16.
+
+    Raises:
+        TrainerError: MODEL_INVALID, also where weights are missing that would otherwise be made up at random.
+    """
+    frozen = method.adapter != "none"
+    dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            files.directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **_local()
+        )
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        _refuse(f"The model {files.name} cannot be loaded as a language model: {one_line(error)}", error)
+    model, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        _refuse(f"The weights of {files.name} lack {len(missing)} tensors of its architecture, such as {missing[0]}")
+    return model  # type: ignore[no-any-return]
+
+
+def require_matching_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuses a tokenizer that has tokens the model knows nothing of.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.num_embeddings
+    if len(tokenizer) > rows:
+        _refuse(f"The tokenizer of {name} has {len(tokenizer)} tokens, but its model only {rows} embeddings")
+
+
+def require_length(model: PreTrainedModel, longest: int, name: str) -> None:
+    """Refuses sequences of more tokens than the model has positions.
+
+    Raises:
+        TrainerError: CONFIGURATION_INVALID.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < longest:
+        raise TrainerError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"The longest record has {longest} tokens after cutting, but {name} has {positions} positions. Set "
+            f"spec.training.maxLength to {positions} or less.",
+        )
+
+
+def add_lora(model: PreTrainedModel, settings: Lora, files: ModelFiles) -> PreTrainedModel:
+    """The model with a LoRA adapter, whose weights alone are trained. They are fp32 whatever the base is.
+
+    Raises:
+        TrainerError: CONFIGURATION_INVALID, where a target module matches nothing or cannot be adapted.
+    """
+    sys.modules.update({name: None for name in _NOT_NEEDED if name not in sys.modules})  # type: ignore[misc]
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = settings.target_modules
+    if targets:
+        _require_targets(model, targets)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(targets) if targets else "all-linear",
+    )
+    try:
+        adapted: Any = get_peft_model(model, config)
+    except ValueError as error:
+        raise TrainerError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"The adapter cannot be put on {files.name}: {one_line(error, 300)}. Adaptable modules: "
+            f"{', '.join(linear_modules(model))}. Correct spec.method.lora.targetModules.",
+        ) from error
+    config.base_model_name_or_path, config.revision = files.name, files.revision
+    return adapted  # type: ignore[no-any-return]
+
+
+def _require_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_modules()]
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unknown:
+        raise TrainerError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"spec.method.lora.targetModules names {', '.join(unknown)}, which the model does not have. It has: "
+            f"{', '.join(linear_modules(model))}.",
+        )
+
+
+def linear_modules(model: nn.Module) -> list[str]:
+    """The last names of the linear layers, such as ``q_proj``."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    return sorted({name.rpartition(".")[2] for name in linear})
+
+
+def _local() -> dict[str, Any]:
+    return {"local_files_only": True, "trust_remote_code": False}
+
+
+def _refuse(what: str, cause: Exception | None = None) -> NoReturn:
+    mend = "Correct spec.model, or save the model again with a current transformers"
+    raise TrainerError(ExitCode.MODEL_INVALID, f"{what.rstrip('.')}. {mend}.") from cause

@@ -1,0 +1,64 @@
+"""The model card: what was tuned, from what, on what, how, and what it came to. Hugging Face's format."""
+
+from collections.abc import Mapping, Sequence
+
+from huggingface_hub import ModelCardData
+
+from finetune_api.run import RunConfig
+from finetune_api.status import Metric
+from finetune_trainer.data import SourceFile
+from finetune_trainer.modelfiles import ModelFiles
+
+
+def model_card(
+    config: RunConfig,
+    files: ModelFiles,
+    data: Sequence[SourceFile],
+    hyperparameters: Mapping[str, object],
+    metrics: Sequence[Metric],
+    versions: Mapping[str, str],
+) -> str:
+    """README.md with the hub's metadata in front."""
+    adapter = config.method.adapter != "none"
+    metadata = ModelCardData(
+        base_model=files.name if config.model.uri.startswith("hf://") else None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag=config.task,
+        tags=["finetune-operator", *(["lora"] if adapter else [])],
+    )
+    base = config.model.origin or config.model.uri
+    measured = [[metric.name, _number(metric.baseline), _number(metric.value)] for metric in metrics]
+    sections = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {config.job.name}",
+        f"{'A LoRA adapter for' if adapter else 'Fine-tuned from'} `{base}`"
+        f"{f' (revision `{files.revision}`)' if files.revision else ''}.",
+        "## Evaluation\n\nOn held-out records that were never trained on.\n\n"
+        + _table(["metric", "base", "tuned"], measured),
+        "## Data\n\n" + _table(["file", "records", "SHA-256"], [[f.uri, str(f.records), f.sha256] for f in data]),
+        "## Hyperparameters\n\n" + _table(["name", "value"], [[k, str(v)] for k, v in hyperparameters.items()]),
+        "## Versions\n\n" + _table(["package", "version"], [[k, v] for k, v in versions.items()]),
+        _usage(adapter),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _usage(adapter: bool) -> str:
+    loader = "from peft import AutoPeftModelForCausalLM as Model"
+    if not adapter:
+        loader = "from transformers import AutoModelForCausalLM as Model"
+    return (
+        "## Use\n\n```python\n"
+        f"{loader}\nfrom transformers import AutoTokenizer\n\n"
+        'model = Model.from_pretrained("this-directory")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("this-directory")\n```'
+    )

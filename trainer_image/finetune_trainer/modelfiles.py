@@ -1,0 +1,139 @@
+"""The files of a model: which are needed, which are refused, and how they get from S3 into a directory.
+
+A model is data here: safetensors and JSON. Pickled weights and models that bring their own Python code are refused.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from finetune_api.run import ExitCode, ModelLocation
+from finetune_trainer.errors import TrainerError, one_line
+from finetune_trainer.manifest import MANIFEST_NAME, Manifest, digest_of
+from finetune_trainer.storage import Store
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_ADAPTER = "is an adapter, and starting from an adapter is not supported yet. Name its base model instead"
+_NEEDED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model in a directory."""
+
+    directory: Path
+    name: str
+    """What PEFT calls the base: the hub's name, or the URI of a model that is not on a hub."""
+    revision: str | None = None
+    """Commit on the hub."""
+
+
+def is_needed(name: str) -> bool:
+    """Whether a file belongs to the model itself: not to a copy in another format, not to a subfolder."""
+    return "/" not in name and name.endswith(_NEEDED) and not name.startswith("consolidated")
+
+
+def require_usable_names(names: Iterable[str], uri: str) -> None:
+    """Refuses a model by the names of its files alone, before any of them is fetched.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
+    top = [name for name in names if "/" not in name]
+    if not top:
+        _refuse(f"{uri} holds no model: there is no file directly under it. Correct spec.model.uri")
+    if "adapter_config.json" in top and "config.json" not in top:
+        _refuse(f"{uri} {_ADAPTER}")
+    if "config.json" not in top:
+        _refuse(f"{uri} has no config.json. Name the directory that save_pretrained wrote")
+    if not any(name.endswith(".safetensors") and is_needed(name) for name in top):
+        pickles = ", ".join([name for name in top if name.endswith(_PICKLES)][:3])
+        held = f": only pickled weights ({pickles}), which can run code and are never loaded" if pickles else ""
+        _refuse(
+            f"{uri} has no safetensors weights{held}. Convert it with save_pretrained, which writes *.safetensors, or "
+            "choose a model that has them"
+        )
+    if not any(name in top for name in _TOKENIZER_FILES):
+        _refuse(
+            f"{uri} has no tokenizer ({', '.join(_TOKENIZER_FILES[:3])} …). Save it beside the model with "
+            "AutoTokenizer.save_pretrained"
+        )
+
+
+def require_no_code(directory: Path, uri: str) -> None:
+    """Refuses a model whose configuration names Python code to load.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        path = directory / name
+        if not path.exists():
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError as error:
+            _refuse(f"{name} of {uri} is not JSON: {one_line(error)}. Upload it again")
+        if not isinstance(content, dict):
+            _refuse(f"{name} of {uri} is not a JSON object. Upload it again")
+        if content.get("auto_map"):
+            _refuse(
+                f"{uri} brings its own Python code (auto_map in {name}), which is never run. Choose a model whose "
+                "architecture is part of transformers"
+            )
+
+
+def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> ModelFiles:
+    """Downloads a model's directory. Where a manifest of a FineTuneJob names it, every file is checked by its SHA-256.
+
+    Raises:
+        TrainerError: MODEL_INVALID for a model that is not there, not usable or not the one that was published.
+    """
+    prefix = location.uri.rstrip("/") + "/"
+    manifest = _manifest(prefix, location.digest, store)
+    if manifest and manifest.result.result and manifest.result.result.adapter_uri:
+        _refuse(f"{prefix} {_ADAPTER}")
+    prefix = manifest.location if manifest else prefix
+    expected = {file.path: file.sha256 for file in manifest.files} if manifest else {}
+    names = list(expected) if manifest else [entry.name for entry in store.objects(prefix)]
+    require_usable_names(names, prefix)
+    digests = store.download_all(prefix, [name for name in names if is_needed(name)], directory)
+    for name, digest in digests.items():
+        if expected.get(name, digest) != digest:
+            _refuse(
+                f"{prefix}{name} has SHA-256 {digest}, its manifest says {expected[name]}: it was changed or damaged "
+                "after it was published. Publish it again"
+            )
+    return ModelFiles(directory, name=location.uri)
+
+
+def _manifest(prefix: str, digest: str | None, store: Store) -> Manifest | None:
+    """The manifest that vouches for ``prefix``: the attempt's own, or that of the folder above."""
+    above = prefix.rstrip("/").rpartition("/")[0] + "/"
+    for folder in (prefix, above) if above != "s3://" else (prefix,):
+        try:
+            content = store.read_if_there(f"{folder}{MANIFEST_NAME}") or b""
+            manifest = Manifest.model_validate_json(content)
+        except ValueError:  # none there, or somebody else's
+            continue
+        except TrainerError:
+            if digest or folder == prefix:
+                raise
+            continue  # the folder above is no business of a model that was not published by a job
+        if digest and digest_of(content) != digest:
+            continue
+        if folder == prefix or manifest.location == prefix:
+            return manifest
+    if digest:
+        _refuse(
+            f"No manifest with the digest {digest} vouches for {prefix}: what that job published was changed or "
+            "deleted. Run that job again"
+        )
+    return None
+
+
+def _refuse(what: str) -> NoReturn:
+    raise TrainerError(ExitCode.MODEL_INVALID, f"{what}.")

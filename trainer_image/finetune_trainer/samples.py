@@ -1,0 +1,51 @@
+"""Answers of a model to a few held-out prompts, for people to read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from finetune_trainer.encoding import Encoder
+from finetune_trainer.records import Record
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One held-out record, as a question."""
+
+    ids: list[int]
+    text: str
+    reference: str
+    """The answer that the record holds."""
+
+
+def prompts(
+    records: Sequence[Record], count: int, encoder: Encoder, tokenizer: PreTrainedTokenizerBase
+) -> list[Prompt]:
+    """The prompts of the first ``count`` records."""
+    made = []
+    for record in records[:count]:
+        ids, reference = encoder.prompt(record)
+        made.append(Prompt(ids, str(tokenizer.decode(ids)), reference))
+    return made
+
+
+@torch.no_grad()
+def answers(
+    model: Any, given: Sequence[Prompt], max_new_tokens: int, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> list[str]:
+    """What ``model`` says, greedily: the likeliest token each time, so that base and tuned can be compared."""
+    model.eval()
+    own = model.generation_config
+    end = own.eos_token_id if own and own.eos_token_id is not None else tokenizer.eos_token_id
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=0
+    )
+    said = []
+    for prompt in given:
+        ids = torch.tensor([prompt.ids], device=device)
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        said.append(str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)))
+    return said
