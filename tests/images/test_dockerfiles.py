@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize("file", [OPERATOR, TRAINER], ids=["operator", "tr
 
 @BOTH
 def test_every_stage_starts_from_the_one_base_pinned_by_an_exact_tag(file: Path):
-    base = re.fullmatch(r"PYTHON_IMAGE=python:(\d+\.\d+\.\d+)-slim-\w+", of(file, "ARG", -1 - len(of(file, "FROM")))[0])
+    base = re.fullmatch(r"PYTHON_IMAGE=python:(\d+\.\d+\.\d+)-slim-\w+", of(file, "ARG")[0])
     assert base
     assert base[1] in SpecifierSet(PROJECT["requires-python"])
     assert {line.split(" AS ")[0] for line in of(file, "FROM")} == {"${PYTHON_IMAGE}"}

@@ -1,15 +1,19 @@
-"""The generated files of the chart: values with their schema and table, and the CRD."""
+"""The generated files of the chart: its definition, values with their schema and table, and the CRD."""
 
 import json
 import textwrap
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 from finetune_api import crd, names
 from finetune_api.crd import Schema
 from finetune_operator.generate.fields import fields
-from finetune_operator.generate.text import NOTICE, markdown_file, table, to_yaml
+from finetune_operator.generate.text import NOTICE, markdown_file, table, to_yaml, yaml_file
 from finetune_operator.generate.values import Values
+
+OLDEST_KUBERNETES = ">=1.31.0-0"
+"""podFailurePolicy is stable from here on; podReplacementPolicy and the rules of the CRD are on by default."""
 
 _CRD_HEAD = f"""\
 {{{{- /* {NOTICE} */ -}}}}
@@ -31,6 +35,23 @@ _README = (
     "Service to which training pods report. How to install, upgrade and uninstall it, and what it may do: "
     "`docs/install.md`."
 )
+
+
+def chart_yaml() -> str:
+    """Chart.yaml: chart, operator and trainer are released together and carry one version."""
+    released = version("finetune-operator")
+    return yaml_file(
+        {
+            "apiVersion": "v2",
+            "name": "finetune-operator",
+            "description": "Turns ten lines of YAML into a fine-tuned language model.",
+            "type": "application",
+            "version": released,
+            "appVersion": released,
+            "kubeVersion": OLDEST_KUBERNETES,
+            "keywords": ["fine-tuning", "LoRA", "PEFT", "LLM"],
+        }
+    )
 
 
 def crd_template() -> str:

@@ -11,6 +11,7 @@ CHART = "charts/finetune-operator"
 
 FILES: dict[str, Callable[[], str]] = {
     "crds/finetunejobs.yaml": lambda: yaml_file(crd.definition()),
+    f"{CHART}/Chart.yaml": chart.chart_yaml,
     f"{CHART}/templates/crd.yaml": chart.crd_template,
     f"{CHART}/templates/_permissions.tpl": rights.template,
     f"{CHART}/values.yaml": chart.values_yaml,
