@@ -5,7 +5,7 @@ import json
 import logging
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -173,7 +173,7 @@ class Cache:
         self.synced = asyncio.Event()
         """Set once the first list is in."""
 
-    def __iter__(self) -> Iterable[Object]:
+    def __iter__(self) -> Iterator[Object]:
         return iter(tuple(self._objects.values()))
 
     def get(self, key: tuple[str, str]) -> Object | None:

@@ -60,8 +60,7 @@ class JobController:
         self._queue.add(key_of(job))
 
     def _pod_changed(self, pod: Object) -> None:
-        owner = next((o for o in pod["metadata"].get("ownerReferences") or () if o.get("controller")), None)
-        if owner is not None and owner["kind"] == "Job":
+        if (owner := p.owner(pod)) is not None:
             self._queue.add((pod["metadata"]["namespace"], owner["name"]))
 
     async def _sync(self, key: Key) -> float | None:
@@ -98,7 +97,8 @@ class JobController:
         return sync(job, pods, self._backoffs[key], utc_now(), self._backoff_seconds, may_create)
 
     def _pods_of(self, job: Object) -> list[Object]:
-        return [pod for pod in self._pods if p.owner_uid(pod) == job["metadata"]["uid"]]
+        uid = job["metadata"]["uid"]
+        return [pod for pod in self._pods if (owner := p.owner(pod)) is not None and owner["uid"] == uid]
 
     async def _create(self, job: Object, manifests: Iterable[Object]) -> ApiError | None:
         for manifest in manifests:
@@ -168,9 +168,10 @@ class JobController:
     async def _free_orphans(self, key: Key, job: Object | None) -> None:
         uid = job["metadata"]["uid"] if job else None
         for pod in self._pods:
-            owner = next((o for o in pod["metadata"].get("ownerReferences") or () if o.get("controller")), None)
-            owned_by_name = owner is not None and (pod["metadata"]["namespace"], owner["name"]) == key
-            if p.is_held(pod) and owned_by_name and p.owner_uid(pod) not in (None, uid):
+            owner = p.owner(pod)
+            if owner is None or (pod["metadata"]["namespace"], owner["name"]) != key:
+                continue
+            if owner["uid"] != uid and p.is_held(pod):
                 await self._release(pod)
 
     async def _expire(self, job: Object, ended: Object) -> float | None:

@@ -66,12 +66,10 @@ def index_of(pod: Object) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def owner_uid(pod: Object) -> str | None:
-    """UID of the Job that controls the pod."""
-    for owner in pod["metadata"].get("ownerReferences") or ():
-        if owner.get("controller") and owner["kind"] == "Job":
-            return str(owner["uid"])
-    return None
+def owner(pod: Object) -> Object | None:
+    """The reference to the Job that controls the pod: ``name`` and ``uid``."""
+    references = pod["metadata"].get("ownerReferences") or ()
+    return next((one for one in references if one.get("controller") and one["kind"] == "Job"), None)
 
 
 def phase(pod: Object) -> str:

@@ -49,7 +49,7 @@ class Plan:
     """To be told after the writes."""
     requeue_after: float | None = None
     """Seconds after which time alone may change something."""
-    backoff: Backoff = Backoff()
+    backoff: Backoff = field(default_factory=Backoff)
     """To be handed to the next sync, once this one was carried out."""
 
 
@@ -143,7 +143,7 @@ class _Sync:
     def _succeeded(self) -> int:
         if self.indexed:
             return len(self._succeeded_indexes())
-        return self.old.get("succeeded", 0) + len(self.new_succeeded) + len(self.uncounted["succeeded"])
+        return int(self.old.get("succeeded", 0)) + len(self.new_succeeded) + len(self.uncounted["succeeded"])
 
     def _succeeded_indexes(self) -> frozenset[int]:
         fresh = {index for pod in self.new_succeeded if (index := p.index_of(pod)) is not None}
@@ -208,7 +208,8 @@ class _Sync:
         """How many pods should be active."""
         if self._suspended():
             return 0
-        parallelism, completions = self.spec["parallelism"], self.spec.get("completions")
+        parallelism: int = self.spec["parallelism"]
+        completions: int | None = self.spec.get("completions")
         if completions is None:
             return len(self.active) if self._succeeded() else parallelism
         return max(0, min(parallelism, completions - self._succeeded()))

@@ -88,7 +88,7 @@ class Replay:
     made: list[tuple[Object, Object]] = field(default_factory=list)
     """Our manifest beside the recorded pod, for every creation."""
     events: list[tuple[str, str, str]] = field(default_factory=list)
-    _backoff: Backoff = Backoff()
+    _backoff: Backoff = field(default_factory=Backoff)
     _waiting: list[Object] = field(default_factory=list)
 
     def run(self) -> "Replay":
