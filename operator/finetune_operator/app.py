@@ -53,7 +53,7 @@ def _kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
-    chosen.watching.server_timeout = settings.watch_timeout
+    chosen.watching.server_timeout = int(settings.watch_timeout)
     chosen.watching.client_timeout = settings.watch_timeout + 30
     chosen.watching.connect_timeout = settings.request_timeout
     chosen.networking.request_timeout = settings.request_timeout

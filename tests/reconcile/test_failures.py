@@ -1,0 +1,125 @@
+"""What is told of pods that failed or do not start."""
+
+import pytest
+
+from finetune_api.conditions import MEANINGS, Fault, Reason
+from finetune_api.run import ExitCode
+from finetune_operator import failures
+from finetune_operator.observed import JobState, PodState
+from tests import builders as b
+from tests.reconcile import recorded
+
+
+def of_pod(raw):
+    return failures.of_pod(PodState.of(raw))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "said"),
+    [
+        ("oom-killed", Reason.OUT_OF_MEMORY, "memory limit"),
+        ("evicted", Reason.DISRUPTED, "Eviction API: evicting"),
+        ("bad-command", Reason.TRAINER_CRASHED, "/no/such/binary"),
+        ("retried-then-failed", Reason.TRAINER_CRASHED, "exit code 1"),
+        ("deleted-by-hand", Reason.STORAGE_UNAVAILABLE, "exit code 20"),
+        ("user-error", Reason.DATA_INVALID, "exit code 11"),
+    ],
+)
+def test_a_recorded_pod_that_failed_is_told_by_its_cause(name, reason, said):
+    pod = next(pod for pod in map(PodState.of, recorded.last_pods(name)) if pod.failed)
+    failure = failures.of_pod(pod)
+    assert failure.reason is reason
+    assert said in failure.message
+    assert MEANINGS[reason].next_step in failure.message
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "said"),
+    [
+        ("image-missing", Reason.IMAGE_PULL_FAILED, 'image "localhost/nope:1"'),
+        ("secret-missing", Reason.CONTAINER_CONFIG_ERROR, 'secret "nothing" not found'),
+        ("unschedulable", Reason.UNSCHEDULABLE, "Insufficient nvidia.com/gpu"),
+    ],
+)
+def test_a_recorded_pod_that_waits_in_vain_is_told_by_its_cause(name, reason, said):
+    trouble = failures.of_waiting(PodState.of(recorded.last_pods(name)[-1]))
+    assert trouble is not None
+    assert trouble.reason is reason
+    assert said in trouble.message
+
+
+def test_a_kubelet_that_alternates_between_two_wordings_makes_one_message():
+    waiting = [
+        failures.of_waiting(PodState.of(seen)) for seen in recorded.history("image-missing") if seen["kind"] == "Pod"
+    ]
+    assert len({trouble.message for trouble in waiting if trouble}) == 1
+
+
+def test_a_pod_that_is_merely_starting_is_no_trouble():
+    assert failures.of_waiting(PodState.of(b.waiting_pod("ContainerCreating"))) is None
+
+
+@pytest.mark.parametrize("code", [code for code in ExitCode if code])
+def test_an_exit_code_speaks_where_there_is_no_message(code):
+    failure = of_pod(b.ended_pod(code))
+    assert failure.reason is code.reason
+    assert f"exit code {code.value}" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "said"),
+    [
+        (
+            b.ended_pod(11, b.error("DataInvalid", "train.jsonl:3: no JSON")),
+            Reason.DATA_INVALID,
+            "train.jsonl:3: no JSON",
+        ),
+        (b.ended_pod(1, b.error("Diverged", "NaN at step 7")), Reason.DIVERGED, "NaN at step 7"),
+        (b.ended_pod(12, "not JSON"), Reason.MODEL_INVALID, "exit code 12"),
+        (b.ended_pod(12, b.error("FromTheFuture", "?")), Reason.MODEL_INVALID, "exit code 12"),
+        (b.ended_pod(137), Reason.TRAINER_KILLED, "SIGKILL"),
+        (b.ended_pod(139), Reason.TRAINER_KILLED, "SIGSEGV"),
+        (b.ended_pod(137, b.result()), Reason.TRAINER_KILLED, "SIGKILL"),
+        (b.ended_pod(137, reason="OOMKilled"), Reason.OUT_OF_MEMORY, "memory limit"),
+        (b.ended_pod(137, b.error("DataInvalid", "?"), reason="OOMKilled"), Reason.OUT_OF_MEMORY, "memory limit"),
+        (b.ended_pod(3, "Traceback"), Reason.TRAINER_CRASHED, "exit code 3: Traceback"),
+        (b.ended_pod(250), Reason.TRAINER_CRASHED, "exit code 250"),
+        (b.pod(phase="Failed"), Reason.DISRUPTED, "before its trainer ended"),
+        (
+            b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "PreemptionByScheduler", "to make room"),)),
+            Reason.DISRUPTED,
+            "PreemptionByScheduler: to make room",
+        ),
+    ],
+)
+def test_who_ended_the_trainer_is_told_by_the_surest_witness(pod, reason, said):
+    failure = of_pod(pod)
+    assert failure.reason is reason
+    assert said in failure.message
+
+
+def test_every_failure_says_whose_fault_it_is():
+    assert of_pod(b.ended_pod(11)).fault is Fault.USER
+    assert of_pod(b.ended_pod(137)).fault is Fault.PLATFORM
+
+
+def test_a_job_failed_as_its_last_pod_did_and_says_how_often():
+    job = JobState.of(b.job(b.condition("Failed", "BackoffLimitExceeded"), failed=3))
+    pods = [
+        PodState.of(b.ended_pod(20, name="a", created="2026-11-21T10:00:00Z")),
+        PodState.of(b.ended_pod(1, "boom", name="b", created="2026-11-21T10:02:00Z")),
+    ]
+    failure = failures.of_job(job, pods)
+    assert failure.reason is Reason.TRAINER_CRASHED
+    assert "boom" in failure.message
+    assert "failed 3 times" in failure.message
+
+
+def test_a_job_that_left_no_pod_is_told_by_its_condition():
+    failure = failures.of_job(JobState.of(b.job(b.condition("Failed", "DeadlineExceeded", "too long"))), [])
+    assert failure.reason is Reason.TRAINER_CRASHED
+    assert "DeadlineExceeded: too long" in failure.message
+
+
+def test_a_message_of_any_length_is_quoted_in_bounds():
+    assert len(of_pod(b.ended_pod(3, "x " * 5000)).message) < 1500
