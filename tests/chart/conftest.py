@@ -1,5 +1,6 @@
 """The chart as the real Helm engine reads it."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,3 +38,15 @@ def render_all(chart: helm.Chart) -> RenderAll:
 def render(render_all: RenderAll) -> Render:
     """The same by kind and name, where that is enough."""
     return lambda *arguments, **named: {key[:2]: o for key, o in render_all(*arguments, **named).items()}
+
+
+def environment_of(deployment: dict[str, Any], address: str) -> dict[str, str]:
+    """The container's variables as the kubelet would set them on a pod named pod-0."""
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    fields = {"metadata.name": "pod-0", "status.podIP": address}
+    found: dict[str, str] = {}
+    for variable in container["env"]:
+        path = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+        value = fields[path] if path else variable.get("value", "")
+        found[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda match: found[match[1]], value)
+    return found

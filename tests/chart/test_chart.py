@@ -14,7 +14,7 @@ from finetune_operator.generate.values import WIRED, Values
 from finetune_operator.permissions import PERMISSIONS, Scope
 from finetune_operator.settings import PREFIX, Settings
 
-from .conftest import CHART, AllObjects, Objects, Render, RenderAll
+from .conftest import CHART, AllObjects, Objects, Render, RenderAll, environment_of
 
 ROOT = CHART.parents[1]
 ODD: dict[str, Any] = {
@@ -46,16 +46,7 @@ def project_version() -> str:
 
 
 def environment(objects: Objects) -> dict[str, str]:
-    """The container's variables as the kubelet would set them on a pod named pod-0 at 10.0.0.7."""
-    (container,) = deployment(objects)["spec"]["template"]["spec"]["containers"]
-    fields = {"metadata.name": "pod-0", "status.podIP": "10.0.0.7"}
-    found: dict[str, str] = {}
-    for variable in container["env"]:
-        value = variable.get("value") or fields.get(
-            variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath"), ""
-        )
-        found[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda match: found[match[1]], value)
-    return found
+    return environment_of(deployment(objects), "10.0.0.7")
 
 
 def test_the_chart_is_lint_clean_even_strictly():
