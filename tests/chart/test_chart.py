@@ -269,3 +269,21 @@ def test_the_deployment_runs_as_the_service_account_that_holds_the_rights(render
     pod = deployment(render())["spec"]["template"]["spec"]
     assert ("ServiceAccount", pod["serviceAccountName"]) in render()
     assert pod["serviceAccountName"] == "demo-finetune-operator"
+
+
+def test_the_values_and_commands_of_the_install_guide_are_right(chart: helm.Chart, render: Render):
+    guide = (ROOT / "docs/install.md").read_text()
+    values = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0])
+    chart.validate_schema(values)
+    objects = render(values, name="finetune-operator", namespace="finetune-operator")
+    named = set(re.findall(r"(deployment|customresourcedefinition)[/ ]([\w.-]+)", guide))
+    assert len(named) == 2
+    assert named <= {(kind.lower(), name) for kind, name in objects}
+    (container,) = deployment(objects)["spec"]["template"]["spec"]["containers"]
+    tags = re.findall(r"--tag (\S+)", guide)
+    assert tags == [container["image"], environment(objects)[f"{PREFIX}TRAINER_IMAGE"]]
+
+
+def test_links_of_the_install_guide_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "docs/install.md").read_text()):
+        assert (ROOT / "docs" / link).exists(), link
