@@ -46,6 +46,12 @@ _MERGE_KEYS: dict[tuple[str, str], tuple[str, ...]] = {
 # Default of a key that an item may leave out.
 _KEY_DEFAULTS = {"protocol": "TCP"}
 _SETS = {("V1ObjectMeta", "finalizers")}
+# Objects that merge as a whole.
+_ATOMIC = {
+    "V1ConfigMapKeySelector", "V1LabelSelector", "V1LocalObjectReference", "V1NodeSelector", "V1NodeSelectorTerm",
+    "V1ObjectFieldSelector", "V1ObjectReference", "V1ResourceFieldSelector", "V1RoleRef", "RbacV1Subject",
+    "V1SecretKeySelector", "V1SecretReference", "V1TypedLocalObjectReference",
+}  # fmt: skip
 _QUANTITIES = {"limits", "requests", "capacity", "allocatable", "hard", "used", "sizeLimit", "divisor", "overhead"}
 _SCALARS: dict[str, Schema] = {
     "str": {"type": "string"},
@@ -89,6 +95,8 @@ def definition(model: str) -> Schema:
     schema: Schema = {"type": "object", "properties": properties}
     if required:
         schema["required"] = required
+    if model in _ATOMIC:
+        schema["x-kubernetes-map-type"] = "atomic"
     summary = (cls.__doc__ or "").split("Attributes:")[0].strip()
     if summary:
         schema["description"] = summary

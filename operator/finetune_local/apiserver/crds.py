@@ -37,7 +37,6 @@ def prepare(crd: Object) -> None:
         "acceptedNames": dict(names),
         "storedVersions": [one["name"] for one in spec["versions"] if one.get("storage")],
     }
-    crd["metadata"]["finalizers"] = [CLEANUP]
 
 
 def validate(crd: Object, old: Object | None, registry: Registry) -> list[Cause]:

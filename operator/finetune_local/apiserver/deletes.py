@@ -7,6 +7,7 @@ from typing import Any
 
 from . import errors
 from .calls import Call
+from .crds import CLEANUP
 from .errors import ApiError
 from .metadata import now
 from .resources import CRDS, JOBS, NAMESPACES, PODS, Resource
@@ -104,7 +105,9 @@ class Deleter:
     @staticmethod
     def _add_finalizer(meta: dict[str, Any], policy: str, resource: Resource) -> None:
         finalizer = {"Foreground": FOREGROUND, "Orphan": ORPHAN}.get(policy)
-        if resource.group_resource in (CRDS, NAMESPACES) or finalizer is None:
+        if resource.group_resource == CRDS:
+            finalizer = CLEANUP
+        if resource.group_resource == NAMESPACES or finalizer is None:
             return
         if finalizer not in meta.get("finalizers", []):
             meta["finalizers"] = [*meta.get("finalizers", []), finalizer]

@@ -93,9 +93,9 @@ class Writer:
         unknown = normalise(applied, resource)
         tell_unknown(unknown, call.validation, resource, call.warnings)
         old = self._store.get(resource.storage, call.namespace, call.name)
-        if old is None:
-            return self._insert(call, applied, is_apply=True), True
         merged = managed.apply(old, applied, call)
+        if old is None:
+            return self._insert(call, merged, is_apply=True), True
         normalise(merged, resource)
         return self._store_update(call, old, merged, is_apply=True), False
 
@@ -116,11 +116,16 @@ class Writer:
             obj.pop("status", None)
         if prefix:
             meta["name"] = self._free_name(call, prefix)
-        self._fill_defaults(resource, obj, is_new=True)
+        self._fill_defaults(resource, obj)
+        if not is_apply:
+            managed.track({}, obj, call)
+        if not resource.is_custom:
+            kinds.prepare_create(resource.kind, obj)
+        if resource.group_resource == CRDS:
+            crds.prepare(obj)
         self._validate(resource, obj, None)
         if self._store.get(resource.storage, call.namespace, meta["name"]) is not None:
             raise errors.already_exists(meta["name"], resource.group, resource.plural)
-        managed.track({}, obj, call, is_apply)
         return self._put(call, obj)
 
     def _free_name(self, call: Call, prefix: str) -> str:
@@ -140,13 +145,14 @@ class Writer:
             else:
                 meta.pop(key, None)
         obj = self._separate_status(call, old, obj)
-        self._fill_defaults(resource, obj, is_new=False)
+        self._fill_defaults(resource, obj)
         self._validate(resource, obj, old)
         self._check_finalizers(call, old, obj)
         obj["metadata"]["resourceVersion"] = before["resourceVersion"]
         if resource.has_generation and _specified(obj) != _specified(old):
             obj["metadata"]["generation"] = before.get("generation", 0) + 1
-        managed.track(old, obj, call, is_apply)
+        if not is_apply:
+            managed.track(old, obj, call)
         if obj == old:
             return old
         if "deletionTimestamp" in obj["metadata"] and may_go(obj):
@@ -238,15 +244,11 @@ class Writer:
         return obj
 
     @staticmethod
-    def _fill_defaults(resource: Resource, obj: Object, is_new: bool) -> None:
+    def _fill_defaults(resource: Resource, obj: Object) -> None:
         if resource.is_custom:
             schema.apply_defaults(obj, resource.schema or {})
-            return
-        kinds.apply_defaults(resource.kind, obj)
-        if is_new:
-            kinds.prepare_create(resource.kind, obj)
-            if resource.group_resource == CRDS:
-                crds.prepare(obj)
+        else:
+            kinds.apply_defaults(resource.kind, obj)
 
     def _validate(self, resource: Resource, obj: Object, old: Object | None) -> None:
         causes = metadata.validate(obj["metadata"], resource)
