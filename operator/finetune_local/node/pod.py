@@ -258,8 +258,10 @@ class PodWorker:
             await asyncio.wait_for(self._stop.wait(), self._kubelet.retry_seconds)
 
     async def _set(self, states: dict[str, st.State]) -> None:
-        """Notes new states of containers and writes the pod's status."""
+        """Notes new states of containers and writes the pod's status; none means to write those known."""
         async with self._writing:
+            if states and all(self._states[name] == state for name, state in states.items()):
+                return
             self._states |= states
             while True:
                 meta = self._pod["metadata"]
