@@ -149,10 +149,7 @@ class Api:
 
     async def _resource(self, request: web.Request, target: Target, user: User) -> web.StreamResponse:
         resource = self.registry.find(target.group or "", target.version, target.plural)
-        if resource is None or (target.name and resource.namespaced and not target.namespace):
-            if resource is None or target.verb not in ("list", "watch"):
-                return web.Response(status=404, text="404 page not found\n")
-        if resource.namespaced is False and target.namespace and target.plural != "namespaces":
+        if resource is None or not _is_place_of(resource, target):
             return web.Response(status=404, text="404 page not found\n")
         namespace = target.namespace if resource.namespaced else ""
         call = Call(resource, namespace, target.name, target.subresource)
@@ -164,7 +161,7 @@ class Api:
         if target.verb not in resource.verbs or (target.subresource and target.verb in ("create", "delete")):
             raise errors.method_not_allowed()
         if resource.group in _REVIEW_GROUPS:
-            body = await self._body(request, resource)
+            body = await self._body(request, resource.kind)
             decode.check_kind(body, resource)
             return _json(self._reviews.review(resource.kind, user, body), 201)
         if target.verb in ("get", "list", "watch"):
@@ -177,7 +174,7 @@ class Api:
             raise errors.method_not_allowed()
         if call.subresource == "log":
             return await self._log(request, call)
-        body = await self._body(request, call.resource)
+        body = await self._body(request, call.resource.kind)
         if call.subresource == "token":
             return _json(self._reviews.request_token(call, body), 201)
         self.deleter.evict(call, body)
@@ -208,16 +205,17 @@ class Api:
             raise errors.not_found(call.name, call.resource.group, call.resource.plural)
         return found
 
-    async def _body(self, request: web.Request, resource: Resource) -> Any:
+    @staticmethod
+    async def _body(request: web.Request, kind: str) -> Any:
         raw = await request.read()
-        kind = request.content_type
-        if kind == protobuf.MEDIA_TYPE:
+        media_type = request.content_type
+        if media_type == protobuf.MEDIA_TYPE:
             return protobuf.decode(raw)
-        if kind == "application/yaml":
-            return decode.parse_yaml(raw, resource.kind)
-        if kind not in ("application/json", "application/octet-stream"):
+        if media_type == "application/yaml":
+            return decode.parse_yaml(raw, kind)
+        if media_type not in ("application/json", "application/octet-stream"):
             raise errors.unsupported_media_type(("application/json", "application/yaml"))
-        return decode.parse_json(raw, resource.kind)
+        return decode.parse_json(raw, kind)
 
     # Reading -------------------------------------------------------------------------------------------
 
@@ -272,9 +270,7 @@ class Api:
             watch.timeout = float(query["timeoutSeconds"])
         return watch
 
-    def _page(
-        self, query: Mapping[str, str], call: Call, matches: Predicate
-    ) -> tuple[list[Object], dict[str, Any]]:
+    def _page(self, query: Mapping[str, str], call: Call, matches: Predicate) -> tuple[list[Object], dict[str, Any]]:
         """Objects of a list, or of one page of it, and the list's metadata.
 
         A later page shows the objects as they are by then, under the first page's resourceVersion: a watch from
@@ -286,7 +282,7 @@ class Api:
             version, after = _continued(token)
             if version < self.store.floor(resource.storage):
                 raise errors.expired("The provided continue parameter is too old to display a consistent list result.")
-        found = [obj for obj in self.store.list(resource.storage, call.namespace) if matches(obj)]
+        found = [obj for obj in self.store.objects(resource.storage, call.namespace) if matches(obj)]
         found = [obj for obj in found if _place(obj) > after]
         meta: dict[str, Any] = {"resourceVersion": str(version)}
         limit = int(query["limit"]) if query.get("limit", "").isdigit() else 0
@@ -308,16 +304,15 @@ class Api:
             code = 201 if created else 200
             shown = self._presenter(request, resource)(obj)
         elif verb in ("create", "update"):
-            body = await self._body(request, resource)
+            body = await self._body(request, resource.kind)
             if verb == "create":
                 obj, code = self._writer.create(call, body), 201
             else:
                 obj = self._writer.replace(call, body)
             shown = self._presenter(request, resource)(obj)
         else:
-            raw = await request.read()
-            options = decode.parse_json(raw, "DeleteOptions") if raw.strip() else {}
-            options = _query_options(request.query) | options
+            sent = await self._body(request, "DeleteOptions") if request.body_exists else {}
+            options = _query_options(request.query) | sent
             shown = self._delete(call, verb, options, _predicate(request.query, resource))
         headers = [("Warning", f'299 - "{_quoted(text)}"') for text in call.warnings]
         return _json(shown, code, headers)
@@ -329,7 +324,7 @@ class Api:
             if gone and not resource.returns_deleted:
                 return errors.success(call.name, resource.group, resource.plural, obj["metadata"]["uid"])
             return events.to_shown(resource, obj)
-        found = [obj for obj in self.store.list(resource.storage, call.namespace) if matches(obj)]
+        found = [obj for obj in self.store.objects(resource.storage, call.namespace) if matches(obj)]
         for obj in found:
             meta = obj["metadata"]
             one = Call(resource, meta.get("namespace", ""), meta["name"], dry_run=call.dry_run)
@@ -350,6 +345,13 @@ def _optional(body: dict[str, Any] | None) -> web.Response:
 
 def _is_table(request: web.Request) -> bool:
     return "as=Table" in request.headers.get("Accept", "")
+
+
+def _is_place_of(resource: Resource, target: Target) -> bool:
+    """Whether objects of a resource can be where the URL says: in a namespace or not."""
+    if resource.namespaced:
+        return bool(target.namespace) or target.verb in ("list", "watch")
+    return not target.namespace or target.plural == "namespaces"
 
 
 def _predicate(query: Mapping[str, str], resource: Resource) -> Predicate:

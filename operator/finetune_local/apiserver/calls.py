@@ -28,7 +28,7 @@ class Call:
     def read(self, query: Mapping[str, str], user_agent: str) -> Call:
         """Takes up dryRun, fieldManager, fieldValidation and force. Raises 400 for values unknown."""
         if query.get("dryRun", "") not in ("", "All"):
-            raise bad_request(f"dryRun: Unsupported value: {query['dryRun']!r}: supported values: \"All\"")
+            raise bad_request(f'dryRun: Unsupported value: {query["dryRun"]!r}: supported values: "All"')
         validation = query.get("fieldValidation") or "Warn"
         if validation not in _VALIDATIONS:
             raise bad_request(f"fieldValidation parameter must be one of {', '.join(_VALIDATIONS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -15,7 +16,10 @@ from .schema import child
 
 RULES = "x-kubernetes-validations"
 _BLOCKING = {
-    "FieldValueTypeInvalid", "FieldValueRequired", "FieldValueNotSupported", "FieldValueTooLong",
+    "FieldValueTypeInvalid",
+    "FieldValueRequired",
+    "FieldValueNotSupported",
+    "FieldValueTooLong",
     "FieldValueTooMany",
 }
 NOT_CHECKED = errors.invalid_value(
@@ -89,10 +93,9 @@ def _broken(rule: dict[str, Any], value: Any, old: Any, schema: Schema, path: st
 def _cause(rule: dict[str, Any], bindings: dict[str, Any], path: str, kind: str) -> Cause:
     message = rule.get("message") or f"failed rule: {rule['rule']}"
     if "messageExpression" in rule:
-        try:
+        # As the real server does: a message that cannot be made gives way to the plain one.
+        with contextlib.suppress(ValueError):
             message = str(_evaluate(rule["messageExpression"], bindings))
-        except ValueError:
-            pass  # as the real server does: a message that cannot be made gives way to the plain one
     reason = rule.get("reason") or "FieldValueInvalid"
     text = {
         "FieldValueRequired": f"Required value: {message}",
@@ -105,29 +108,31 @@ def _cause(rule: dict[str, Any], bindings: dict[str, Any], path: str, kind: str)
 @functools.lru_cache(maxsize=1024)
 def compile_rule(expression: str) -> Any:
     """A program for a rule. Raises ValueError with the parser's words where it is no CEL."""
-    import celpy  # deferred: parsing tables cost 0.2 s, and only CRDs with rules need them
+    from celpy import Environment  # deferred: costs 0.2 s, and only CRDs with rules need it
+    from celpy.celparser import CELParseError
 
-    environment = celpy.Environment()
+    environment = Environment()
     try:
         return environment.program(environment.compile(expression))
-    except celpy.CELParseError as error:
+    except CELParseError as error:
         raise ValueError(str(error)) from error
 
 
 def _evaluate(expression: str, bindings: dict[str, Any]) -> Any:
-    import celpy
     from celpy import celtypes
+    from celpy.evaluation import CELEvalError
 
     try:
         result = compile_rule(expression).evaluate(bindings)
-    except celpy.CELEvalError as error:
+    except CELEvalError as error:
         raise ValueError(str(error.args[0])) from error
     return bool(result) if isinstance(result, celtypes.BoolType) else result
 
 
 def _typed(value: Any, schema: Schema) -> Any:
     """JSON as CEL values by the schema's types, so that `1` in a number field is a double."""
-    from celpy import celtypes, json_to_cel
+    from celpy import celtypes
+    from celpy.adapter import json_to_cel
 
     if isinstance(value, dict):
         properties = schema.get("properties") or {}

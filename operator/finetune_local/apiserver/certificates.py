@@ -45,7 +45,9 @@ def serving_context(host: str) -> tuple[ssl.SSLContext, str]:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
         .sign(authority, hashes.SHA256())
     )
-    names: list[x509.GeneralName] = [x509.DNSName(name) for name in ("localhost", "kubernetes", "kubernetes.default.svc")]
+    names: list[x509.GeneralName] = [
+        x509.DNSName(name) for name in ("localhost", "kubernetes", "kubernetes.default.svc")
+    ]
     try:
         names.append(x509.IPAddress(ipaddress.ip_address(host)))
     except ValueError:
@@ -54,9 +56,7 @@ def serving_context(host: str) -> tuple[ssl.SSLContext, str]:
         _builder("kube-apiserver", "finetune-local-ca", key)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
         .sign(authority, hashes.SHA256())
     )
     private = key.private_bytes(

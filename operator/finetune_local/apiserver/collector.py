@@ -62,9 +62,7 @@ class Collector:
         for resource, obj in objects:
             meta = obj["metadata"]
             for owner in meta.get("ownerReferences") or []:
-                dependents.setdefault(owner["uid"], []).append(
-                    (resource, meta.get("namespace", ""), meta["name"])
-                )
+                dependents.setdefault(owner["uid"], []).append((resource, meta.get("namespace", ""), meta["name"]))
         for resource, obj in objects:
             meta = obj["metadata"]
             if meta.get("ownerReferences"):
@@ -163,10 +161,10 @@ class Collector:
 
     def _empty_definition(self, crd: Object) -> None:
         resource = (crd["spec"]["group"], crd["spec"]["names"]["plural"])
-        for obj in self._store.list(resource):
+        for obj in self._store.objects(resource):
             if "deletionTimestamp" not in obj["metadata"]:
                 self._delete(resource, obj, "Background")
-        if not self._store.list(resource):
+        if not self._store.objects(resource):
             self._drop_finalizer(CRDS, crd, CLEANUP)
 
 
@@ -174,4 +172,4 @@ def _is_meant(reference: dict[str, str], owner: Object, namespace: str) -> bool:
     """Whether the object with the owner's UID is the one named: same kind and name, same namespace or none."""
     meta = owner["metadata"]
     same = owner["kind"] == reference["kind"] and meta["name"] == reference["name"]
-    return same and meta.get("namespace", namespace) == namespace
+    return same and bool(meta.get("namespace", namespace) == namespace)

@@ -26,12 +26,18 @@ def prepare(crd: Object) -> None:
     crd["status"] = {
         "conditions": [
             {
-                "type": "NamesAccepted", "status": "True", "lastTransitionTime": time,
-                "reason": "NoConflicts", "message": "no conflicts found",
+                "type": "NamesAccepted",
+                "status": "True",
+                "lastTransitionTime": time,
+                "reason": "NoConflicts",
+                "message": "no conflicts found",
             },
             {
-                "type": "Established", "status": "True", "lastTransitionTime": time,
-                "reason": "InitialNamesAccepted", "message": "the initial names have been accepted",
+                "type": "Established",
+                "status": "True",
+                "lastTransitionTime": time,
+                "reason": "InitialNamesAccepted",
+                "message": "the initial names have been accepted",
             },
         ],
         "acceptedNames": dict(names),
@@ -47,7 +53,7 @@ def _faults(crd: Object, old: Object | None, registry: Registry) -> Iterator[Cau
     spec, name = crd["spec"], crd["metadata"].get("name", "")
     wanted = f"{spec['names']['plural']}.{spec['group']}"
     if name != wanted:
-        told = f"must be spec.names.plural+\".\"+spec.group"
+        told = 'must be spec.names.plural+"."+spec.group'
         yield errors.invalid_value("metadata.name", name, told)
     taken = registry.of_storage((spec["group"], spec["names"]["plural"]))
     if taken is not None and not taken.is_custom:

@@ -85,8 +85,16 @@ def normalise(obj: Object, resource: Resource) -> list[str]:
 
 def _check_metadata_types(obj: Object, resource: Resource) -> None:
     for key, kind in (
-        ("labels", dict), ("annotations", dict), ("finalizers", list), ("ownerReferences", list), ("name", str),
-        ("generateName", str), ("namespace", str), ("managedFields", list), ("resourceVersion", str), ("uid", str),
+        ("labels", dict),
+        ("annotations", dict),
+        ("finalizers", list),
+        ("ownerReferences", list),
+        ("name", str),
+        ("generateName", str),
+        ("namespace", str),
+        ("managedFields", list),
+        ("resourceVersion", str),
+        ("uid", str),
     ):
         value = obj["metadata"].get(key)
         if value is not None and not isinstance(value, kind):

@@ -69,8 +69,12 @@ class Deleter:
         status = pod.setdefault("status", {})
         if status.get("phase") not in ("Succeeded", "Failed"):
             mark = {
-                "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-                "message": "Eviction API: evicting", "lastProbeTime": None, "lastTransitionTime": now(),
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting",
+                "lastProbeTime": None,
+                "lastTransitionTime": now(),
             }
             others = [one for one in status.get("conditions") or [] if one["type"] != mark["type"]]
             status["conditions"] = [*others, mark]
@@ -83,9 +87,7 @@ class Deleter:
         for key, told in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
             actual = old["metadata"][key]
             if wanted.get(key) not in (None, actual):
-                why = (
-                    f"Precondition failed: {told} in precondition: {wanted[key]}, {told} in object meta: {actual}"
-                )
+                why = f"Precondition failed: {told} in precondition: {wanted[key]}, {told} in object meta: {actual}"
                 raise errors.conflict(call.name, call.resource.group, call.resource.plural, why)
 
     @staticmethod

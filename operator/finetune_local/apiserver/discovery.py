@@ -80,8 +80,12 @@ def _entries(resource: Resource) -> list[dict[str, Any]]:
         verbs, kind = _SUBRESOURCES[name]
         entries.append(
             {
-                "name": f"{resource.plural}/{name}", "singularName": "", "namespaced": resource.namespaced,
-                "kind": resource.kind, **kind, "verbs": list(verbs),
+                "name": f"{resource.plural}/{name}",
+                "singularName": "",
+                "namespaced": resource.namespaced,
+                "kind": resource.kind,
+                **kind,
+                "verbs": list(verbs),
             }
         )
     return entries

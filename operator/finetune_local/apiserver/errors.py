@@ -67,9 +67,7 @@ def unauthorized() -> ApiError:
 
 
 def forbidden(message: str, name: str = "", group: str = "", plural: str = "") -> ApiError:
-    details = {
-        k: v for k, v in {"name": name, "group": group, "kind": plural}.items() if v
-    }
+    details = {k: v for k, v in {"name": name, "group": group, "kind": plural}.items() if v}
     return ApiError(HTTPStatus.FORBIDDEN, "Forbidden", message, details)
 
 
@@ -118,10 +116,7 @@ def too_large(limit: int) -> ApiError:
 
 
 def unsupported_media_type(accepted: Sequence[str]) -> ApiError:
-    message = (
-        "the body of the request was in an unknown format - accepted media types include: "
-        + ", ".join(accepted)
-    )
+    message = "the body of the request was in an unknown format - accepted media types include: " + ", ".join(accepted)
     return ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
 
 
@@ -152,9 +147,7 @@ def invalid_type(field: str, value: Any, why: str) -> Cause:
 
 def not_supported(field: str, value: Any, supported: Sequence[Any]) -> Cause:
     told = ", ".join(shown(one) for one in supported)
-    return Cause(
-        field, "FieldValueNotSupported", f"Unsupported value: {shown(value)}: supported values: {told}"
-    )
+    return Cause(field, "FieldValueNotSupported", f"Unsupported value: {shown(value)}: supported values: {told}")
 
 
 def too_long(field: str, limit: int) -> Cause:

@@ -18,8 +18,18 @@ CONTAINER = object()
 """Stands for the value of a path that is made of parts."""
 
 _UNMANAGED = frozenset(
-    "name namespace uid resourceVersion generation creationTimestamp selfLink managedFields deletionTimestamp "
-    "deletionGracePeriodSeconds".split()
+    [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "selfLink",
+        "managedFields",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ]
 )
 _TEXTS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
 _META: Schema = {
@@ -28,7 +38,9 @@ _META: Schema = {
         "annotations": _TEXTS,
         "finalizers": {"type": "array", "x-kubernetes-list-type": "set"},
         "ownerReferences": {
-            "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"],
+            "type": "array",
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["uid"],
         },
     }
 }

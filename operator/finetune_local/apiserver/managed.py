@@ -65,7 +65,7 @@ def apply(old: Object | None, applied: Object, call: Call) -> Object:
     claimed = fields.leaves(fields.paths(applied, schema))
     live = old or {}
     managers = _managers(live, live)
-    merged = merge(live, applied, schema)
+    merged: Object = merge(live, applied, schema)
     own = next((one for one in managers if one.is_of(call, "Apply")), None)
     others = [one for one in managers if one is not own]
     changed, _ = _difference(fields.paths(live, schema), fields.paths(merged, schema))
@@ -156,9 +156,7 @@ def _conflict(conflicts: list[tuple[_Manager, set[Path]]]) -> ApiError:
         part = f' with subresource "{manager.subresource}"' if manager.subresource else ""
         who = f'with "{manager.name}"{part} using {manager.api_version}'
         named = [fields.told(path) for path in sorted(taken, key=fields.told_order)]
-        causes += [
-            {"reason": "FieldManagerConflict", "message": f"conflict {who}", "field": field} for field in named
-        ]
+        causes += [{"reason": "FieldManagerConflict", "message": f"conflict {who}", "field": field} for field in named]
         single = f"conflict {who}: {named[0]}"
         lines.append(single if len(named) == 1 else "\n- ".join([f"conflicts {who}:", *named]))
     plural = "conflict" if total == 1 else "conflicts"

@@ -15,8 +15,23 @@ from .resources import Resource
 ANNOTATIONS_LIMIT = 256 * 1024  # bytes of all annotations' keys and values
 _RANDOM_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 FIELDS = frozenset(
-    "annotations creationTimestamp deletionGracePeriodSeconds deletionTimestamp finalizers generateName generation "
-    "labels managedFields name namespace ownerReferences resourceVersion selfLink uid".split()
+    [
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    ]
 )
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -27,9 +42,9 @@ _LABEL_1035 = "[a-z]([-a-z0-9]*[a-z0-9])?"
 _SAY_SUBDOMAIN = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
     "and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
-    rf"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+    r"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
-_SAY_LABEL = (
+SAY_DNS_LABEL = (
     "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end "
     "with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
     f"'{_LABEL}')"
@@ -93,7 +108,7 @@ def _name_faults(name: str, resource: Resource) -> list[Cause]:
         return [errors.invalid_value("metadata.name", name, told)] if bad else []
     pattern, limit, told = _SUBDOMAIN, 253, _SAY_SUBDOMAIN
     if resource.kind == "Namespace" and not resource.is_custom:
-        pattern, limit, told = _LABEL, 63, _SAY_LABEL
+        pattern, limit, told = _LABEL, 63, SAY_DNS_LABEL
     if resource.kind == "Service" and not resource.is_custom:
         pattern, limit, told = _LABEL_1035, 63, _SAY_1035
     if len(name) > limit:

@@ -75,7 +75,8 @@ def _components(resource: Resource) -> dict[str, Any]:
         "apiVersion": {**text, "description": "The version of the schema of this object."},
         "kind": {**text, "description": "The kind of this object."},
         "metadata": {
-            "description": "Standard object's metadata.", "allOf": [{"$ref": REF + component_name(_META)}],
+            "description": "Standard object's metadata.",
+            "allOf": [{"$ref": REF + component_name(_META)}],
         },
     }
     own = {

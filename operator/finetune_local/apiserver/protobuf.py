@@ -1,4 +1,4 @@
-"""The few messages that kubectl sends as protobuf whatever is offered: `auth can-i`, `create secret` and such.
+"""The few messages that clients send as protobuf whatever is offered: `auth can-i`, `create secret`, Helm's records.
 
 Answers are JSON, which every client accepts that sends these.
 """
@@ -28,7 +28,12 @@ _ACCESS_SPEC = {
     1: ("resourceAttributes", _ATTRIBUTES),
     2: ("nonResourceAttributes", {1: ("path", "text"), 2: ("verb", "text")}),
 }
+_DELETE_OPTIONS = {
+    1: ("gracePeriodSeconds", "number"), 2: ("preconditions", {1: ("uid", "text"), 2: ("resourceVersion", "text")}),
+    3: ("orphanDependents", "flag"), 4: ("propagationPolicy", "text"), 5: ("dryRun", ["text"]),
+}  # fmt: skip
 _MESSAGES: dict[str, dict[int, Any]] = {
+    "DeleteOptions": _DELETE_OPTIONS,
     "SelfSubjectAccessReview": {2: ("spec", _ACCESS_SPEC)},
     "SelfSubjectReview": {},
     "TokenRequest": {2: ("spec", _TOKEN_SPEC)},
@@ -67,7 +72,7 @@ def _message(message: bytes, layout: dict[int, Any]) -> dict[str, Any]:
         elif isinstance(holds, str) and holds.startswith("map"):
             entry = dict(_fields(_bytes(value)))
             found.setdefault(name, {})[_text(entry[1])] = _value(entry.get(2, b""), holds[len("map of ") :] or "text")
-        elif value not in (b"", 0):
+        elif value != b"":
             found[name] = _value(value, holds)
     return found
 
@@ -75,8 +80,8 @@ def _message(message: bytes, layout: dict[int, Any]) -> dict[str, Any]:
 def _value(value: _Field, holds: Any) -> Any:
     if isinstance(holds, dict):
         return _message(_bytes(value), holds)
-    if holds == "number":
-        return value
+    if holds in ("number", "flag"):
+        return bool(value) if holds == "flag" else value
     return base64.b64encode(_bytes(value)).decode() if holds == "bytes" else _text(value)
 
 

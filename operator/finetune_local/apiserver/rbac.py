@@ -68,9 +68,9 @@ def _told(obj: Object) -> str:
 
 def _roles_of(store: Store, user: User, namespace: str) -> Iterator[tuple[Object, Object]]:
     """Bindings that hold for a user in a namespace, each with its role."""
-    bindings = store.list(CLUSTER_ROLE_BINDINGS)
+    bindings = store.objects(CLUSTER_ROLE_BINDINGS)
     if namespace:
-        bindings = bindings + store.list(ROLE_BINDINGS, namespace)
+        bindings = bindings + store.objects(ROLE_BINDINGS, namespace)
     for binding in bindings:
         own = binding["metadata"].get("namespace", "")
         if any(_is_subject(subject, user, own) for subject in binding.get("subjects") or []):
@@ -102,13 +102,13 @@ def _allows(rule: dict[str, Any], target: Target) -> bool:
     named = rule.get("resourceNames") or []
     return (
         _has(rule.get("apiGroups"), target.group)
-        and (_has(resources, wanted) or bool(target.subresource) and f"*/{target.subresource}" in resources)
+        and (_has(resources, wanted) or (bool(target.subresource) and f"*/{target.subresource}" in resources))
         and (not named or target.name in named)
     )
 
 
 def _has(allowed: list[str] | None, wanted: str) -> bool:
-    return bool(allowed) and ("*" in allowed or wanted in allowed)
+    return allowed is not None and ("*" in allowed or wanted in allowed)
 
 
 def _path_matches(pattern: str, path: str) -> bool:
@@ -121,7 +121,18 @@ _EVERYTHING = [
     {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
     {"nonResourceURLs": ["*"], "verbs": ["*"]},
 ]
-_DISCOVERY = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"]
+_DISCOVERY = [
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/healthz",
+    "/livez",
+    "/openapi",
+    "/openapi/*",
+    "/readyz",
+    "/version",
+]
 _HEALTH = ["/healthz", "/livez", "/readyz", "/version"]
 _BASIC = [
     {
@@ -136,7 +147,8 @@ _ROLES: tuple[tuple[str, list[dict[str, Any]], tuple[str, ...]], ...] = (
     ("system:discovery", [{"nonResourceURLs": _DISCOVERY, "verbs": ["get"]}], ("system:authenticated",)),
     ("system:basic-user", _BASIC, ("system:authenticated",)),
     (
-        "system:public-info-viewer", [{"nonResourceURLs": _HEALTH, "verbs": ["get"]}],
+        "system:public-info-viewer",
+        [{"nonResourceURLs": _HEALTH, "verbs": ["get"]}],
         ("system:authenticated", "system:unauthenticated"),
     ),
 )

@@ -24,11 +24,12 @@ class Reviews:
 
     def review(self, kind: str, user: User, body: Object) -> Object:
         spec = body.get("spec") or {}
-        status = {
-            "TokenReview": lambda: self._token_status(spec),
-            "SelfSubjectReview": lambda: {"userInfo": user.info()},
-            "SelfSubjectAccessReview": lambda: self._access_status(user, spec),
-        }[kind]()
+        if kind == "TokenReview":
+            status = self._token_status(spec)
+        elif kind == "SelfSubjectAccessReview":
+            status = self._access_status(user, spec)
+        else:
+            status = {"userInfo": user.info()}
         meta = {"creationTimestamp": now()} if kind == "SelfSubjectReview" else {}
         shown = {"kind": kind, "apiVersion": body["apiVersion"], "metadata": meta}
         return {**shown, **({"spec": spec} if spec else {}), "status": status}
@@ -74,7 +75,9 @@ class Reviews:
         token = self._tokens.mint(account, audiences, seconds, pod)
         expires = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
         meta = {
-            "name": call.name, "namespace": call.namespace, "uid": account["metadata"]["uid"],
+            "name": call.name,
+            "namespace": call.namespace,
+            "uid": account["metadata"]["uid"],
             "creationTimestamp": now(),
         }
         return {
@@ -99,6 +102,8 @@ class Reviews:
             raise ApiError(409, "Conflict", told)
         used = pod["spec"].get("serviceAccountName", "default")
         if used != call.name:
-            told = f"cannot bind token for serviceaccount {call.name!r} to pod running with different serviceaccount name."
+            told = (
+                f"cannot bind token for serviceaccount {call.name!r} to pod running with different serviceaccount name."
+            )
             raise errors.bad_request(told)
         return pod

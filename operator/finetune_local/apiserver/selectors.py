@@ -19,9 +19,17 @@ _FIELDS_OF_ALL = ("metadata.name", "metadata.namespace")
 _FIELDS: dict[str, tuple[str, ...]] = {
     "Pod": ("spec.nodeName", "spec.restartPolicy", "spec.serviceAccountName", "status.phase", "status.podIP"),
     "Event": (
-        "involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
-        "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath",
-        "reason", "reportingComponent", "source", "type",
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "involvedObject.resourceVersion",
+        "involvedObject.fieldPath",
+        "reason",
+        "reportingComponent",
+        "source",
+        "type",
     ),
     "Secret": ("type",),
     "Namespace": ("status.phase",),
@@ -64,9 +72,7 @@ def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     for one in selector.get("matchExpressions") or []:
         key, operator, values = one["key"], one["operator"], ",".join(one.get("values") or [])
         parts.append(
-            {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key}.get(
-                operator, f"!{key}"
-            )
+            {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key}.get(operator, f"!{key}")
         )
     return label_selector(",".join(parts))({"metadata": {"labels": dict(labels)}})
 

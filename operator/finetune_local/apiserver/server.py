@@ -143,8 +143,11 @@ class ApiServer:
         self.store.put(
             NAMESPACES,
             {
-                "apiVersion": "v1", "kind": "Namespace", "metadata": meta,
-                "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": meta,
+                "spec": {"finalizers": ["kubernetes"]},
+                "status": {"phase": "Active"},
             },
         )
 

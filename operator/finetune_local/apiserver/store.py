@@ -76,11 +76,11 @@ class Store:
     def get(self, resource: GroupResource, namespace: str, name: str) -> Object | None:
         return self._collections[resource].objects.get((namespace, name))
 
-    def list(self, resource: GroupResource, namespace: str = "") -> list[Object]:
+    def objects(self, resource: GroupResource, namespace: str = "") -> list[Object]:
         """Objects in the order of namespace and name; of all namespaces where none is given."""
-        objects = self._collections[resource].objects
-        keys = sorted(key for key in objects if not namespace or key[0] == namespace)
-        return [objects[key] for key in keys]
+        found = self._collections[resource].objects
+        keys = sorted(key for key in found if not namespace or key[0] == namespace)
+        return [found[key] for key in keys]
 
     def everything(self) -> Iterable[tuple[GroupResource, Object]]:
         for resource, collection in list(self._collections.items()):

@@ -50,7 +50,8 @@ def _layout(resource: Resource) -> tuple[list[dict[str, Any]], Callable[[Object]
     built_in = None if resource.is_custom else BUILTIN_COLUMNS.get(resource.kind)
     if built_in is not None:
         return [_NAME_COLUMN, *(_definition(column) for column in built_in)], lambda obj: [
-            obj["metadata"]["name"], *(column.cell(obj) for column in built_in)
+            obj["metadata"]["name"],
+            *(column.cell(obj) for column in built_in),
         ]
     columns = resource.columns or (_AGE,)
     definitions = [
@@ -65,13 +66,18 @@ def _layout(resource: Resource) -> tuple[list[dict[str, Any]], Callable[[Object]
         for column in columns
     ]
     return [_NAME_COLUMN, *definitions], lambda obj: [
-        obj["metadata"]["name"], *(_custom_cell(column, obj) for column in columns)
+        obj["metadata"]["name"],
+        *(_custom_cell(column, obj) for column in columns),
     ]
 
 
 def _definition(column: Column) -> dict[str, Any]:
     return {
-        "name": column.name, "type": column.type, "format": "", "description": "", "priority": column.priority,
+        "name": column.name,
+        "type": column.type,
+        "format": "",
+        "description": "",
+        "priority": column.priority,
     }
 
 

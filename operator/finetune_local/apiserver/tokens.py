@@ -54,9 +54,7 @@ class Tokens:
         self._static[token] = user
         return token
 
-    def mint(
-        self, account: Object, audiences: list[str], seconds: int, pod: Object | None = None
-    ) -> str:
+    def mint(self, account: Object, audiences: list[str], seconds: int, pod: Object | None = None) -> str:
         """A ServiceAccount's token for some audiences, bound to a pod where one is given."""
         meta, issued = account["metadata"], int(time.time())
         bound: dict[str, Any] = {
@@ -69,8 +67,13 @@ class Tokens:
                 found = self._store.get(("", "nodes"), "", node)
                 bound["node"] = {"name": node, "uid": found["metadata"]["uid"] if found else ""}
         claims = {
-            "aud": audiences, "exp": issued + seconds, "iat": issued, "nbf": issued, "iss": API_AUDIENCE,
-            "jti": str(uuid.uuid4()), "kubernetes.io": bound,
+            "aud": audiences,
+            "exp": issued + seconds,
+            "iat": issued,
+            "nbf": issued,
+            "iss": API_AUDIENCE,
+            "jti": str(uuid.uuid4()),
+            "kubernetes.io": bound,
             "sub": f"system:serviceaccount:{meta['namespace']}:{meta['name']}",
         }
         signed = f"{_encode({'alg': 'HS256', 'typ': 'JWT'})}.{_encode(claims)}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import cel, crds, errors, events, kinds, managed, metadata, schema
+from . import cel, crds, errors, events, kind_defaults, kind_faults, managed, metadata, schema
+from .builtin_schemas import definition
 from .calls import Call
 from .decode import check_kind, normalise, parse_json, parse_yaml, tell_unknown, tell_unknown_in_patch
 from .errors import MODIFIED, ApiError
 from .patch import json_patch, merge_patch, strategic_merge
-from .builtin_schemas import definition
 from .resources import CRDS, NAMESPACES, Registry, Resource
 from .store import Object, Store, clone
 
@@ -120,7 +120,7 @@ class Writer:
         if not is_apply:
             managed.track({}, obj, call)
         if not resource.is_custom:
-            kinds.prepare_create(resource.kind, obj)
+            kind_defaults.prepare_create(resource.kind, obj)
         if resource.group_resource == CRDS:
             crds.prepare(obj)
         self._validate(resource, obj, None)
@@ -209,9 +209,7 @@ class Writer:
     def _check_preconditions(call: Call, old: Object, meta: dict[str, Any]) -> None:
         resource, before = call.resource, old["metadata"]
         if meta.get("uid", before["uid"]) != before["uid"]:
-            told = (
-                f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {before['uid']}"
-            )
+            told = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {before['uid']}"
             raise errors.conflict(call.name, resource.group, resource.plural, told)
         if meta.get("resourceVersion") not in (None, "", before["resourceVersion"]):
             raise errors.conflict(call.name, resource.group, resource.plural, MODIFIED)
@@ -233,7 +231,7 @@ class Writer:
     def _separate_status(call: Call, old: Object, obj: Object) -> Object:
         """`/status` changes nothing but the status; the main resource all but the status."""
         if call.subresource == "status":
-            kept = clone(old)
+            kept: Object = clone(old)
             kept.pop("status", None)
             if "managedFields" in obj["metadata"]:
                 kept["metadata"]["managedFields"] = obj["metadata"]["managedFields"]
@@ -248,14 +246,14 @@ class Writer:
         if resource.is_custom:
             schema.apply_defaults(obj, resource.schema or {})
         else:
-            kinds.apply_defaults(resource.kind, obj)
+            kind_defaults.apply_defaults(resource.kind, obj)
 
     def _validate(self, resource: Resource, obj: Object, old: Object | None) -> None:
         causes = metadata.validate(obj["metadata"], resource)
         if resource.is_custom:
             causes += _custom_faults(obj, old, resource.schema or {})
         else:
-            causes += kinds.validate(resource.kind, obj, old)
+            causes += kind_faults.validate(resource.kind, obj, old)
             if resource.group_resource == CRDS:
                 causes += crds.validate(obj, old, self._registry)
         if causes:
@@ -280,4 +278,3 @@ def _custom_faults(obj: Object, old: Object | None, structure: dict[str, Any]) -
     if cel.blocks_rules(causes):
         return [*causes, cel.NOT_CHECKED]
     return causes + cel.check(obj, old, structure)
-

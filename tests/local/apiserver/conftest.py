@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.local.apiserver.apiclient import Running, running
 from tests.local.apiserver.samples import sample_definition
 

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import pytest
+
 from tests.local.apiserver.apiclient import APPLY, JOBS, Running, running
 from tests.local.apiserver.samples import exchanges
 
@@ -120,7 +121,9 @@ def _with_live_version(api: Running, path: str, one: dict[str, Any]) -> str:
     items = api.get(f"{JOBS}?fieldSelector=metadata.name%3Done").json["items"]
     # The recorded watch saw the write that lay between its list and itself.
     back = 1 if one["step"] == "wait-condition" else 0
-    return re.sub(r"resourceVersion=\d+", f"resourceVersion={int(items[0]['metadata']['resourceVersion']) - back}", path)
+    return re.sub(
+        r"resourceVersion=\d+", f"resourceVersion={int(items[0]['metadata']['resourceVersion']) - back}", path
+    )
 
 
 @pytest.fixture(scope="module")
