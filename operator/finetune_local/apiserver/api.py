@@ -282,7 +282,7 @@ class Api:
             version, after = _continued(token)
             if version < self.store.floor(resource.storage):
                 raise errors.expired("The provided continue parameter is too old to display a consistent list result.")
-        found = [obj for obj in self.store.objects(resource.storage, call.namespace) if matches(obj)]
+        found = [obj for obj in self.store.list(resource.storage, call.namespace) if matches(obj)]
         found = [obj for obj in found if _place(obj) > after]
         meta: dict[str, Any] = {"resourceVersion": str(version)}
         limit = int(query["limit"]) if query.get("limit", "").isdigit() else 0
@@ -324,7 +324,7 @@ class Api:
             if gone and not resource.returns_deleted:
                 return errors.success(call.name, resource.group, resource.plural, obj["metadata"]["uid"])
             return events.to_shown(resource, obj)
-        found = [obj for obj in self.store.objects(resource.storage, call.namespace) if matches(obj)]
+        found = [obj for obj in self.store.list(resource.storage, call.namespace) if matches(obj)]
         for obj in found:
             meta = obj["metadata"]
             one = Call(resource, meta.get("namespace", ""), meta["name"], dry_run=call.dry_run)

@@ -161,10 +161,10 @@ class Collector:
 
     def _empty_definition(self, crd: Object) -> None:
         resource = (crd["spec"]["group"], crd["spec"]["names"]["plural"])
-        for obj in self._store.objects(resource):
+        for obj in self._store.list(resource):
             if "deletionTimestamp" not in obj["metadata"]:
                 self._delete(resource, obj, "Background")
-        if not self._store.objects(resource):
+        if not self._store.list(resource):
             self._drop_finalizer(CRDS, crd, CLEANUP)
 
 

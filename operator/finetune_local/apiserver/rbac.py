@@ -68,9 +68,9 @@ def _told(obj: Object) -> str:
 
 def _roles_of(store: Store, user: User, namespace: str) -> Iterator[tuple[Object, Object]]:
     """Bindings that hold for a user in a namespace, each with its role."""
-    bindings = store.objects(CLUSTER_ROLE_BINDINGS)
+    bindings = store.list(CLUSTER_ROLE_BINDINGS)
     if namespace:
-        bindings = bindings + store.objects(ROLE_BINDINGS, namespace)
+        bindings = bindings + store.list(ROLE_BINDINGS, namespace)
     for binding in bindings:
         own = binding["metadata"].get("namespace", "")
         if any(_is_subject(subject, user, own) for subject in binding.get("subjects") or []):

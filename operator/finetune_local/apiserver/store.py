@@ -41,7 +41,10 @@ class Change:
     previous: Object | None
 
 
+Objects = list[Object]
+Changes = list[Change]
 Listener = Callable[[GroupResource, Change], None]
+Listeners = list[Listener]
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Store:
         self.version = 1
         self._limit = history
         self._collections: dict[GroupResource, _Collection] = {}
-        self._listeners: list[Listener] = []
+        self._listeners: Listeners = []
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` at every write, within the write. Returns how to stop that."""
@@ -76,15 +79,15 @@ class Store:
     def get(self, resource: GroupResource, namespace: str, name: str) -> Object | None:
         return self._collections[resource].objects.get((namespace, name))
 
-    def objects(self, resource: GroupResource, namespace: str = "") -> list[Object]:
+    def list(self, resource: GroupResource, namespace: str = "") -> Objects:
         """Objects in the order of namespace and name; of all namespaces where none is given."""
         found = self._collections[resource].objects
         keys = sorted(key for key in found if not namespace or key[0] == namespace)
         return [found[key] for key in keys]
 
     def everything(self) -> Iterable[tuple[GroupResource, Object]]:
-        for resource, collection in list(self._collections.items()):
-            for obj in list(collection.objects.values()):
+        for resource, collection in tuple(self._collections.items()):
+            for obj in tuple(collection.objects.values()):
                 yield resource, obj
 
     def put(self, resource: GroupResource, obj: Object) -> Object:
@@ -111,7 +114,7 @@ class Store:
         collection.history.append(change)
         while len(collection.history) > self._limit:
             collection.floor = collection.history.popleft().version
-        for listener in list(self._listeners):
+        for listener in tuple(self._listeners):
             listener(resource, change)
 
     def floor(self, resource: GroupResource) -> int:
@@ -123,7 +126,7 @@ class Store:
             collection.history.clear()
             collection.floor = self.version
 
-    def since(self, resource: GroupResource, version: int) -> list[Change]:
+    def since(self, resource: GroupResource, version: int) -> Changes:
         """Writes after `version`. Raises 410 when the history does not go back that far."""
         collection = self._collections[resource]
         if version < collection.floor:

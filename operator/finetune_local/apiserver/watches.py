@@ -85,7 +85,7 @@ class WatchHub:
             raise bad_request(f"resourceVersion: Invalid value: {watch.since!r}: strconv.ParseUint: invalid syntax")
         version = self._store.version
         if watch.since in ("", "0") or watch.initial_events:
-            found = [obj for obj in self._store.objects(watch.resource, watch.namespace) if watch.matches(obj)]
+            found = [obj for obj in self._store.list(watch.resource, watch.namespace) if watch.matches(obj)]
             lines = [_line("ADDED", watch.show(obj)) for obj in found]
             if watch.initial_events and watch.bookmarks:
                 lines.append(self._bookmark(watch, version, {INITIAL_EVENTS_END: "true"}))
