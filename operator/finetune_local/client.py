@@ -92,9 +92,16 @@ class ApiClient:
         """DELETE with ``DeleteOptions``."""
         return await self._call("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", **(options or {})})
 
-    async def watch(self, path: str, resource_version: str) -> AsyncIterator[tuple[str, Object]]:
+    async def text(self, path: str, **params: str) -> str:
+        """A plain text, such as a pod's log."""
+        async with self._open().get(self._url + path, params=params) as response:
+            await _raise_for(response)
+            return await response.text(errors="replace")
+
+    async def watch(self, path: str, resource_version: str, **selectors: str) -> AsyncIterator[tuple[str, Object]]:
         """``(ADDED | MODIFIED | DELETED | BOOKMARK | ERROR, object)`` until the server ends the watch."""
         params = {
+            **selectors,
             "watch": "1",
             "resourceVersion": resource_version,
             "allowWatchBookmarks": "true",

@@ -1,0 +1,165 @@
+"""``python -m finetune_local up`` and ``run``: fine-tuning on this machine, without a cluster."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_api import names
+from finetune_local import connection
+from finetune_local.client import ApiClient
+from finetune_local.cluster import ControlPlaneFailed, LocalCluster
+from finetune_local.connection import Addresses
+from finetune_local.run import documents, job, table
+from finetune_local.run.progress import Display
+
+INTERRUPTED = 130
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m finetune_local", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path("build/local"), help="where `up` runs (%(default)s)")
+    parser.add_argument("--gpus", type=int, default=0, help="NVIDIA GPUs of this machine to offer (%(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start API server, S3 and operator, and stay until Ctrl-C")
+    run = commands.add_parser(
+        "run",
+        help="run FineTuneJobs to their end",
+        description="Runs the FineTuneJobs of the files one after the other: in the local mode that `up` started, or "
+        "in one of its own. file:// URIs of data and of a model's directory are uploaded to the local S3, which is "
+        "also meant by s3:// where spec.storage is absent. Without spec.output the result goes there too.",
+    )
+    run.add_argument("files", nargs="*", type=Path, metavar="job.yaml", help="files with FineTuneJobs")
+    run.add_argument("-f", "--filename", action="append", type=Path, default=[], help="one more file")
+    run.add_argument("--out", type=Path, help="directory for the result; with several jobs, one below it for each")
+    return parser
+
+
+async def up(options: argparse.Namespace) -> int:
+    """Local mode until it is interrupted."""
+    if (running := connection.discover(options.data_dir)) is not None:
+        raise ControlPlaneFailed(
+            f"local mode runs in {options.data_dir} already (process {running.pid}): "
+            "stop it, or name another --data-dir"
+        )
+    began = time.monotonic()
+    async with LocalCluster(options.data_dir, extra_capacity=_gpus(options)) as cluster:
+        file = connection.publish(options.data_dir, Addresses.of(cluster))
+        try:
+            s3 = cluster.s3
+            print(f"Kubernetes  {cluster.api_server.url}   export KUBECONFIG={cluster.kubeconfig}")
+            print(f"S3          {s3.endpoint_url}   export AWS_ENDPOINT_URL={s3.endpoint_url} AWS_REGION=us-east-1")
+            print(f"            export AWS_ACCESS_KEY_ID={s3.access_key} AWS_SECRET_ACCESS_KEY={s3.secret_key}")
+            print(f"Operator    log in {cluster.operator_log}")
+            print(f"Ready after {time.monotonic() - began:.1f} s. Ctrl-C stops everything.", flush=True)
+            await cluster.watch()
+        finally:
+            file.unlink(missing_ok=True)
+    return 0
+
+
+async def run(options: argparse.Namespace) -> int:
+    """FineTuneJobs to their end; 0 if all succeeded."""
+    files = [*options.files, *options.filename]
+    if not files:
+        raise documents.InvalidDocument("run needs a file with a FineTuneJob: python -m finetune_local run job.yaml")
+    wanted = [(document, file) for file in files for document in documents.read(file)]
+    if options.out and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise documents.InvalidDocument(f"--out {options.out}: exists and is not empty; name a new directory")
+    display = Display(sys.stderr)
+    async with _local_mode(options) as addresses, addresses.client() as client:
+        code = 0
+        for document, file in wanted:
+            done = await job.run(document, file, client, addresses, display)
+            display.clear()
+            _print_resource(done, first=document is wanted[0][0])
+            if not job.succeeded(done):
+                await _tell_failure(done, client, display)
+                code = 1
+                break
+            if options.out:
+                directory = options.out if len(wanted) == 1 else options.out / done["metadata"]["name"]
+                display.say(await job.fetch(done, addresses, directory))
+        await _print_table(done["metadata"]["namespace"], client)
+    return code
+
+
+@contextlib.asynccontextmanager
+async def _local_mode(options: argparse.Namespace) -> AsyncIterator[Addresses]:
+    """That of ``up`` where it runs, else one of our own, which ends this task if it fails."""
+    if (running := connection.discover(options.data_dir)) is not None:
+        yield running
+        return
+    with tempfile.TemporaryDirectory(prefix="finetune-local-") as directory:
+        async with LocalCluster(Path(directory), extra_capacity=_gpus(options)) as cluster:
+            guard = asyncio.create_task(cluster.watch())
+            guard.add_done_callback(_cancels(asyncio.current_task()))
+            try:
+                yield Addresses.of(cluster)
+            except asyncio.CancelledError:
+                if guard.done() and not guard.cancelled() and (failure := guard.exception()):
+                    raise failure from None
+                raise
+            finally:
+                guard.cancel()
+
+
+def _cancels(task: asyncio.Task[Any] | None) -> Any:
+    def cancel(guard: asyncio.Task[None]) -> None:
+        if task is not None and not guard.cancelled():
+            task.cancel()
+
+    return cancel
+
+
+def _gpus(options: argparse.Namespace) -> dict[str, str]:
+    return {"nvidia.com/gpu": str(options.gpus)} if options.gpus else {}
+
+
+def _print_resource(resource: dict[str, Any], first: bool) -> None:
+    resource["metadata"].pop("managedFields", None)
+    print("" if first else "---\n", yaml.safe_dump(resource, sort_keys=False, allow_unicode=True), sep="", flush=True)
+
+
+async def _tell_failure(done: dict[str, Any], client: ApiClient, display: Display) -> None:
+    words = await job.last_words(done, client)
+    display.say(f"{words.rstrip()}\n{job.explanation(done)}" if words else job.explanation(done))
+
+
+async def _print_table(namespace: str, client: ApiClient) -> None:
+    path = f"/apis/{names.API_VERSION}/namespaces/{namespace}/{names.PLURAL}"
+    print(table.render(await client.get(path, accept=table.ACCEPT)), flush=True)
+
+
+async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+def main() -> int:
+    """The process; the answer is its exit code."""
+    options = arguments().parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return asyncio.run(_until_signalled(up(options) if options.command == "up" else run(options)))
+    except (ControlPlaneFailed, documents.InvalidDocument, job.RunFailed) as e:
+        print(f"\n{e}" if sys.stderr.isatty() else str(e), file=sys.stderr)
+        return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 0 if options.command == "up" else INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

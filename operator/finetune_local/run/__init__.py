@@ -1,0 +1,1 @@
+"""``python -m finetune_local run``: FineTuneJobs from a file, from upload to adapter."""

@@ -1,0 +1,145 @@
+"""FineTuneJobs in a YAML file, and what makes one fit for local mode: local files to S3, the local S3 as storage."""
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_api import names
+
+Object = dict[str, Any]
+
+BUCKET = "finetune-local"
+SECRET = "finetune-local-s3"
+"""Name of the Secret with the credentials of the local S3."""
+_FILE = "file://"
+
+
+class InvalidDocument(ValueError):
+    """A document cannot be run. ``str()`` names file, field, what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file or directory of this machine, and where it goes."""
+
+    path: Path
+    uri: str
+    """``s3://bucket/key``, of a directory ending in ``/``."""
+
+
+@dataclass(frozen=True)
+class Localised:
+    """A FineTuneJob that fits local mode."""
+
+    job: Object
+    uploads: tuple[Upload, ...]
+    buckets: tuple[str, ...]
+    """Buckets of the local S3 that must exist."""
+    uses_local_s3: bool
+    notes: tuple[str, ...] = field(default=())
+    """What was filled in, in a user's words."""
+
+
+def read(file: Path) -> list[Object]:
+    """The FineTuneJobs of a file, in order.
+
+    Raises:
+        InvalidDocument: the file is missing or no YAML, or holds something else.
+    """
+    try:
+        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    except OSError as e:
+        raise InvalidDocument(f"{file}: {e.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise InvalidDocument(f"{file}: not YAML: {' '.join(str(e).split())}") from None
+    jobs = [_job(document, f"{file}, document {i + 1}") for i, document in enumerate(documents) if document is not None]
+    if not jobs:
+        raise InvalidDocument(f"{file}: empty; expected a {names.KIND} (apiVersion {names.API_VERSION})")
+    return jobs
+
+
+def _job(document: Any, where: str) -> Object:
+    if not isinstance(document, dict):
+        raise InvalidDocument(f"{where}: found {type(document).__name__}, expected a {names.KIND}")
+    found = document.get("apiVersion"), document.get("kind")
+    if found != (names.API_VERSION, names.KIND):
+        expected = f"apiVersion {names.API_VERSION}, kind {names.KIND}"
+        raise InvalidDocument(f"{where}: found apiVersion {found[0]}, kind {found[1]}; expected {expected}")
+    return document
+
+
+def localise(document: Object, where: Path, endpoint_url: str, has_gpu: bool) -> Localised:
+    """The job with ``file://`` URIs, storage and output of the local S3; fields of a wrong type are left as they are,
+    for the API server to refuse.
+
+    Args:
+        document: a FineTuneJob as the user wrote it.
+        where: its file; relative paths start from there.
+        endpoint_url: of the local S3.
+        has_gpu: whether the local node has a GPU.
+
+    Raises:
+        InvalidDocument: a file that does not exist, or storage that does not go with local files.
+    """
+    job = copy.deepcopy(document)
+    spec = job.get("spec")
+    if not isinstance(spec, dict):
+        return Localised(job, (), (), uses_local_s3=False)
+    uploads = list(_rewrite_files(job, spec, where))
+    notes = []
+    given = spec.get("storage")
+    if given and uploads:
+        raise InvalidDocument(
+            f"{where}: spec.storage names an S3 account, but {uploads[0].path} is a local file: "
+            "remove spec.storage to use the local S3, or upload the file and name it with s3://"
+        )
+    if not given:
+        spec["storage"] = {"endpointUrl": endpoint_url, "region": "us-east-1", "credentials": SECRET}
+    if "output" not in spec and not given:
+        spec["output"] = {"uri": f"s3://{BUCKET}/output/"}
+    resources = spec.setdefault("resources", {})
+    if isinstance(resources, dict) and "gpusPerNode" not in resources and not has_gpu:
+        resources["gpusPerNode"] = 0
+        notes.append("this machine has no GPU for training: spec.resources.gpusPerNode is 0")
+    buckets = {BUCKET, *_bucket_of(spec.get("output"))} if not given else set()
+    return Localised(job, tuple(uploads), tuple(sorted(buckets)), uses_local_s3=not given, notes=tuple(notes))
+
+
+def _rewrite_files(job: Object, spec: Object, where: Path) -> Iterator[Upload]:
+    meta = job.get("metadata")
+    name = str(meta.get("name", "job")) if isinstance(meta, dict) else "job"
+    for source, field_path in _uris(spec):
+        uri = source.get("uri")
+        if not isinstance(uri, str) or not uri.startswith(_FILE):
+            continue
+        path = (where.parent / uri.removeprefix(_FILE)).resolve()
+        if not path.exists():
+            raise InvalidDocument(f"{where}: {field_path}.uri: {path} does not exist; name an existing file")
+        if path.is_dir() != (field_path == "spec.model"):
+            expected = "a model's directory" if field_path == "spec.model" else "a file"
+            raise InvalidDocument(f"{where}: {field_path}.uri: {path} is no such thing; expected {expected}")
+        place = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        target = f"s3://{BUCKET}/input/{name}/{place}/{path.name}{'/' if path.is_dir() else ''}"
+        source["uri"] = target
+        yield Upload(path, target)
+
+
+def _uris(spec: Object) -> Iterator[tuple[Object, str]]:
+    """Every part of the spec that may name a local file, with its path."""
+    if isinstance(spec.get("model"), dict):
+        yield spec["model"], "spec.model"
+    data = spec.get("data")
+    for name, sources in data.items() if isinstance(data, dict) else ():
+        for i, source in enumerate(sources if isinstance(sources, list) else ()):
+            if isinstance(source, dict):
+                yield source, f"spec.data.{name}[{i}]"
+
+
+def _bucket_of(output: Any) -> set[str]:
+    uri = output.get("uri") if isinstance(output, dict) else None
+    return {uri.removeprefix("s3://").partition("/")[0]} if isinstance(uri, str) and uri.startswith("s3://") else set()
