@@ -16,6 +16,13 @@ TEXT = (
     "0 1 2 3 4 5 6 7 8 9 a b c d e f g h i j k l m n o p q r s t u v w x y z : = + - ? ! . , ' \" \n",
 )
 
+CHATS = tuple(
+    {"messages": [{"role": "user", "content": f"say {n % 5}"}, {"role": "assistant", "content": f"{n % 5} it is"}]}
+    for n in range(40)
+)
+PAIRS = tuple({"prompt": f"say {n % 5}", "completion": f" {n % 5} it is"} for n in range(40))
+"""Forty small tasks each, as conversations and as prompts with completions."""
+
 
 @functools.cache
 def tokenizer(vocabulary: int = 320, chat_template: str | None = CHAT_TEMPLATE, text: tuple[str, ...] = TEXT) -> Any:

@@ -1,0 +1,126 @@
+"""What data files may look like, and what is said of those that are broken."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_api.run import ExitCode
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.records import LINE_LIMIT, read_records
+from tests import tiny
+
+URI = "s3://team-a/train.jsonl"
+CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+PAIR = {"prompt": "a", "completion": "b"}
+
+
+def read(tmp_path: Path, content: bytes, uri: str = URI, declared=None):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    return read_records(path, uri, declared)
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value"),
+    [
+        (CHAT, "messages", tuple(CHAT["messages"])),
+        (PAIR, "completion", "b"),
+        ({"text": "whole"}, "text", "whole"),
+        ({"prompt": "a", "completion": "b", "text": "ignored, as other fields are"}, "completion", "b"),
+    ],
+)
+def test_the_format_is_found_out_by_looking(tmp_path, record, field, value):
+    (found,) = read(tmp_path, tiny.json_lines(record))
+    assert getattr(found, field) == value
+
+
+def test_a_record_names_its_line_in_the_file(tmp_path):
+    records = read(tmp_path, b"\n" + tiny.json_lines(PAIR) + b"\n" + tiny.json_lines(PAIR))
+    assert [record.source for record in records] == [f"{URI} line 2", f"{URI} line 4"]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path):
+    (record,) = read(tmp_path, b"\xef\xbb\xbf" + b'{"text": "one"}\r\n\r\n')
+    assert record.text == "one"
+
+
+def test_documents_of_a_plain_text_file_are_separated_by_blank_lines(tmp_path):
+    records = read(tmp_path, b"\none\r\ntwo\n \n\nthree", uri="s3://team-a/book.txt")
+    assert [record.text for record in records] == ["one\ntwo", "three"]
+    assert [record.source for record in records] == ["s3://team-a/book.txt line 2", "s3://team-a/book.txt line 6"]
+
+
+def test_text_parts_of_a_message_are_joined(tmp_path):
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    (record,) = read(tmp_path, tiny.json_lines({"messages": [{"role": "assistant", "content": parts}]}))
+    assert record.messages[0]["content"] == "ab"
+
+
+def test_prompt_and_completion_may_be_lists_of_messages(tmp_path):
+    user, assistant = CHAT["messages"]
+    (record,) = read(tmp_path, tiny.json_lines({"prompt": [user], "completion": [assistant]}))
+    assert (record.messages, record.learn_from) == ((user, assistant), 1)
+
+
+def test_an_assistant_message_may_be_a_tool_call_without_content(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]}
+    chat = {"messages": [*CHAT["messages"], call], "tools": [{"type": "function"}]}
+    (record,) = read(tmp_path, tiny.json_lines(chat))
+    assert record.messages[2]["content"] == ""
+    assert record.tools == ({"type": "function"},)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no record: it is empty"),
+        (b"\n \n", "holds no record: it is empty"),
+        (b'{"text": "a"}\n{"text": "b"\n', "line 2: broken JSON"),
+        (b'{"text": "a"}\n["b"]\n', "line 2: a JSON list, where an object"),
+        (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2 is not UTF-8 (byte 11"),
+        (b'{"question": "a"}\n', 'line 1: the fields "question" belong to no known format'),
+        (b"{}\n", "line 1: the fields (none) belong to no known format"),
+        (b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', "line 2: the field completion is missing"),
+        (b'{"text": "a"}\n{"prompt": "a", "completion": "b"}\n', "line 2: a record of format prompt-completion in a"),
+        (b'{"text": 5}\n', "line 1: text is a number, where a string"),
+        (b'{"text": " "}\n', "line 1: text is empty"),
+        (b'{"prompt": "a", "completion": ""}\n', "line 1: completion is empty"),
+        (b'{"prompt": null, "completion": "b"}\n', "line 1: prompt is missing or null"),
+        (b'{"prompt": ["a"], "completion": "b"}\n', "line 1: prompt is a list; prompt and completion must both"),
+        (b'{"messages": "hi"}\n', "line 1: messages is a string, where a non-empty list"),
+        (b'{"messages": []}\n', "line 1: messages is an empty list"),
+        (b'{"messages": ["hi"]}\n', "messages[0] is a string, where an object"),
+        (b'{"messages": [{"role": "bot", "content": "a"}]}\n', 'messages[0].role is "bot"; expected one of system'),
+        (b'{"messages": [{"role": "user", "content": 1}]}\n', "messages[0].content is a number"),
+        (b'{"messages": [{"role": "user", "content": "a"}]}\n', "no assistant turn with text"),
+        (b'{"messages": [{"role": "assistant", "content": ""}]}\n', "no assistant turn with text"),
+        (b'{"messages": [{"role": "assistant", "content": [{"type": "image_url"}]}]}\n', "content is a list, where"),
+        (b'{"text": "' + b"a" * LINE_LIMIT + b'"}\n', "line 1 is longer than 16 MiB"),
+        (b"[" * 100_000 + b"\n", "line 1: broken JSON"),
+    ],
+)
+def test_a_broken_file_is_named_with_line_and_mend(tmp_path, content, said):
+    with pytest.raises(TrainerError) as caught:
+        read(tmp_path, content)
+    assert caught.value.code is ExitCode.DATA_INVALID
+    assert caught.value.message.startswith(URI)
+    assert said in caught.value.message
+    assert len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize("declared", ["messages", "prompt-completion"])
+def test_a_declared_format_is_held_against_the_first_record(tmp_path, declared):
+    with pytest.raises(TrainerError, match=f"line 1: a record of format text in a file of format {declared}"):
+        read(tmp_path, b'{"text": "a"}\n', declared=declared)
+
+
+def test_plain_text_cannot_be_declared_as_anything_else(tmp_path):
+    with pytest.raises(TrainerError, match=r"is plain text \(.txt\), but its format is given as messages"):
+        read(tmp_path, b"a", uri="s3://team-a/book.txt", declared="messages")
+
+
+def test_a_record_is_never_quoted_at_length(tmp_path):
+    with pytest.raises(TrainerError) as caught:
+        read(tmp_path, json.dumps({f"secret-{n}" * 50: 1 for n in range(100)}).encode())
+    assert len(caught.value.message) < 1000
