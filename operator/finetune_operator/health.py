@@ -18,6 +18,11 @@ class Health:
         """One thing less to wait for."""
         self._waiting.pop(what, None)
 
+    @property
+    def ready(self) -> bool:
+        """Whether nothing is missing."""
+        return not self._waiting
+
     async def start(self, bind: str, port: int) -> None:
         """Listen."""
         application = web.Application()
@@ -36,7 +41,7 @@ class Health:
         return web.Response(text="ok\n")
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        if not self._waiting:
+        if self.ready:
             return web.Response(text="ok\n")
         lines = [f"waiting for {what}{f': {why}' if why else ''}\n" for what, why in self._waiting.items()]
         return web.Response(text="".join(lines), status=503)

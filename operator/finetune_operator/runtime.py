@@ -80,6 +80,21 @@ class Operator:
             await self._reports.stop()
             await self._health.stop()
 
+    @property
+    def ready(self) -> bool:
+        """Whether all that the operator needs to know is known."""
+        return self._health.ready
+
+    @property
+    def idle(self) -> bool:
+        """Whether no FineTuneJob waits to be worked on."""
+        return self._queue.idle()
+
+    @property
+    def leading(self) -> bool:
+        """Whether this replica works."""
+        return self._leading
+
     def _address(self) -> str:
         return self._settings.advertise_address or f"{socket.gethostname()}:{self._settings.reports_port}"
 

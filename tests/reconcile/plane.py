@@ -1,0 +1,348 @@
+"""A control plane for tests: the embedded API server with the CRD, the Job controller, and a kubelet by script.
+
+The operator reaches it as a user who may do what ``PERMISSIONS`` says and nothing else.
+"""
+
+import asyncio
+import base64
+import contextlib
+import functools
+import json
+import os
+import re
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from finetune_api import crd, names
+from finetune_local.apiserver import ApiServer, RequestRecord
+from finetune_local.client import ApiClient, ApiError
+from finetune_local.jobs.controller import JobController
+from finetune_operator.app import watch_finetunejobs
+from finetune_operator.cluster import Cluster
+from finetune_operator.outcome import format_time
+from finetune_operator.permissions import PERMISSIONS, Scope
+from finetune_operator.runtime import Operator, utc_now
+from finetune_operator.settings import PREFIX, Settings
+from tests import builders as b
+
+Raw = dict[str, Any]
+OPERATOR = "operator-under-test"
+DEADLINE = 15.0
+_NOT_COUNTED = ("events", "leases", "tokenreviews")
+
+
+def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test that is a coroutine."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+async def until(true: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
+    """Wait for something to become true; the answer is what it is then."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not (found := true()):
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or true}")
+        await asyncio.sleep(0.01)
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Plane:
+    """See the module. ``script`` says how the pods of a FineTuneJob live, by its name: one list of states a try."""
+
+    def __init__(self, server: ApiServer, client: ApiClient, folder: Path) -> None:
+        self.server = server
+        self.client = client
+        self.folder = folder
+        self.script: dict[str, list[list[Raw]]] = {}
+        self.kubeconfig = folder / "kubeconfig"
+        config = server.kubeconfig(server.token_for(OPERATOR))
+        self.kubeconfig.write_text(json.dumps(config))
+        self._played: set[str] = set()
+
+    # the operator
+
+    def settings(self, **more: Any) -> Settings:
+        """Settings of an operator here, on free ports."""
+        chosen = {"health_bind": "127.0.0.1", "health_port": 0, "reports_bind": "127.0.0.1", "identity": "one"}
+        return Settings(**(chosen | more))
+
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """The same for a process."""
+        chosen = {"health_bind": "127.0.0.1", "health_port": free_port(), "reports_bind": "127.0.0.1"} | settings
+        ours = {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
+        return os.environ | ours
+
+    @contextlib.asynccontextmanager
+    async def operator(self, **settings: Any) -> AsyncIterator[Operator]:
+        """The operator in a thread of this process, stopped at the end without a chance to finish what it does."""
+        running = _Thread(self.settings(**settings))
+        running.start()
+        try:
+            yield (await until(lambda: running.operator or running.raised))
+        finally:
+            running.cancel()
+            await asyncio.to_thread(running.join)
+        if running.raised:
+            raise running.raised
+
+    @contextlib.asynccontextmanager
+    async def process(self, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+        """The operator as a process of its own, killed at the end."""
+        log = (self.folder / "operator.log").open("ab")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "finetune_operator", env=self.environment(**settings), stdout=log, stderr=log
+        )
+        try:
+            yield process
+        finally:
+            log.close()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    # what it does
+
+    def calls(self, since: int = 0) -> list[RequestRecord]:
+        """The operator's requests, without kopf's, watches and those about the Lease."""
+        return [
+            call
+            for call in self.server.requests[since:]
+            if call.user == OPERATOR and call.user_agent == names.MANAGER and call.resource != "leases"
+        ]
+
+    def writes(self, since: int = 0) -> list[str]:
+        """The operator's writes that count, as ``<verb> <resource>``; kopf's too, which should make none."""
+        return [
+            f"{call.verb} {call.resource}{'/' if call.subresource else ''}{call.subresource}"
+            for call in self.server.requests[since:]
+            if call.user == OPERATOR and call.writes and call.resource not in _NOT_COUNTED
+        ]
+
+    # objects
+
+    def objects(self, group: str, plural: str) -> list[Raw]:
+        """All objects of a resource, as they are stored."""
+        return list(self.server.store.list((group, plural)))
+
+    def finetunejob(self, name: str = "support-bot") -> Raw:
+        """A FineTuneJob as it is stored; empty where it is not."""
+        found = self.objects(names.GROUP, names.PLURAL)
+        return next((raw for raw in found if raw["metadata"]["name"] == name), {})
+
+    def status(self, name: str = "support-bot") -> Raw:
+        """Its status."""
+        return self.finetunejob(name).get("status") or {}
+
+    def jobs(self) -> list[Raw]:
+        """All Jobs."""
+        return self.objects("batch", "jobs")
+
+    def pods(self) -> list[Raw]:
+        """All pods."""
+        return self.objects("", "pods")
+
+    def events(self, name: str = "support-bot") -> list[str]:
+        """Reasons of the Events of a FineTuneJob, in the order in which they were made."""
+        found = [event for event in self.objects("", "events") if event["involvedObject"]["name"] == name]
+        return [e["reason"] for e in sorted(found, key=lambda e: int(e["metadata"]["resourceVersion"]))]
+
+    async def apply(self, manifest: Raw | None = None, **more: Any) -> Raw:
+        """Create a FineTuneJob."""
+        manifest = manifest or b.manifest(**more)
+        path = f"/apis/{names.API_VERSION}/namespaces/{manifest['metadata']['namespace']}/{names.PLURAL}"
+        return await self.client.create(path, manifest)
+
+    async def delete(self, name: str = "support-bot") -> None:
+        """Delete a FineTuneJob."""
+        await self.client.delete(f"/apis/{names.API_VERSION}/namespaces/{b.NAMESPACE}/{names.PLURAL}/{name}")
+
+    async def delete_job(self, name: str) -> None:
+        """Delete a Job by hand, and its pods with it."""
+        path = f"/apis/batch/v1/namespaces/{b.NAMESPACE}/jobs/{name}"
+        await self.client.delete(path, {"propagationPolicy": "Background"})
+
+    async def phase(self, phase: str, name: str = "support-bot", seconds: float = DEADLINE) -> Raw:
+        """Wait for a phase; the answer is the status."""
+        try:
+            await until(lambda: self.status(name).get("phase") == phase, f"{name} is {phase}", seconds)
+        except AssertionError as e:
+            raise AssertionError(f"{e}; it is {json.dumps(self.status(name), indent=1)}") from None
+        return self.status(name)
+
+    # reports
+
+    def authority(self) -> str:
+        """The certificate authority of the reports endpoint, PEM."""
+        secret = self.objects("", "secrets")[0]
+        return base64.b64decode(secret["data"]["ca.crt"]).decode()
+
+    async def token(self, pod: Raw, audience: str = names.MANAGER) -> str:
+        """A token of a pod's ServiceAccount, bound to the pod."""
+        meta = pod["metadata"]
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}
+        spec = {"audiences": [audience], "boundObjectRef": bound}
+        path = f"/api/v1/namespaces/{meta['namespace']}/serviceaccounts/default/token"
+        return str((await self.client.create(path, {"spec": spec}))["status"]["token"])
+
+    async def report(self, port: int, token: str, body: Raw | bytes) -> tuple[int, str]:
+        """POST a report as a trainer does; the answer is the HTTP status and the message."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        trust = ssl.create_default_context(cadata=self.authority())
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session,
+            session.post(
+                f"https://127.0.0.1:{port}/v1/reports", data=data, headers={"Authorization": f"Bearer {token}"}
+            ) as answer,
+        ):
+            return answer.status, (await answer.json())["message"]
+
+    # the kubelet
+
+    async def kubelet(self) -> None:
+        """Play the script for every pod; a pod without one stays Pending."""
+        while True:
+            for pod in self.pods():
+                if pod["metadata"]["uid"] not in self._played:
+                    await self._play(pod)
+            await asyncio.sleep(0.01)
+
+    async def _play(self, pod: Raw) -> None:
+        tries = self.script.get(pod["metadata"]["annotations"].get(names.ANNOTATION_JOB, ""), [])
+        if tries:
+            self._played.add(pod["metadata"]["uid"])
+            for state in tries.pop(0) if len(tries) > 1 else tries[0]:
+                await self.play(pod, state)
+
+    async def play(self, pod: Raw, state: Raw) -> None:
+        """Give a pod the status of a built one, as of now."""
+        meta, now = pod["metadata"], format_time(utc_now())
+        state = json.loads(re.sub(r'("(?:started|finished)At": )"[^"]*"', rf'\1"{now}"', json.dumps(state)))
+        with contextlib.suppress(ApiError):  # it is gone
+            path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status"
+            await self.client.patch(path, {"status": state["status"]})
+
+
+class _Thread(threading.Thread):
+    """One operator with an event loop of its own: kopf cancels every task of its loop when it ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(daemon=True)
+        self._settings = settings
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+        self.operator: Operator | None = None
+        self.raised: BaseException | None = None
+
+    def run(self) -> None:
+        self._task = self._loop.create_task(self._main())
+        try:
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as e:
+            self.raised = e
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def cancel(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def _main(self) -> None:
+        cluster = await Cluster.connect(self._settings)
+        stop = asyncio.Event()
+        self.operator = Operator(self._settings, cluster)
+        try:
+            await self.operator.run(functools.partial(watch_finetunejobs, cluster, self._settings, stop=stop))
+        finally:
+            await cluster.close()
+
+
+SUCCEEDS = [b.running_pod(), b.ended_pod(0, b.result())]
+RUNS = [b.running_pod()]
+
+
+@contextlib.asynccontextmanager
+async def plane(folder: Path, *, with_crd: bool = True) -> AsyncIterator[Plane]:
+    """A control plane that is up."""
+    server = ApiServer()
+    await server.start()
+    async with ApiClient(server.url, server.admin_token, server.ca_pem) as client:
+        found = Plane(server, client, folder)
+        await client.create("/api/v1/namespaces", {"metadata": {"name": b.NAMESPACE}})
+        await client.create("/api/v1/namespaces/default/secrets", {"metadata": {"name": "finetune-operator-reports"}})
+        for path, manifest in rbac():
+            await client.create(path, manifest)
+        if with_crd:
+            await add_crd(client)
+        controller = JobController(client, backoff_seconds=0.05)
+        tasks = [asyncio.create_task(controller.run()), asyncio.create_task(found.kubelet())]
+        try:
+            with _environment("KUBECONFIG", str(found.kubeconfig)):
+                yield found
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    await server.stop()
+
+
+async def add_crd(client: ApiClient) -> None:
+    """Install the CustomResourceDefinition."""
+    await client.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd.definition())
+
+
+def rbac() -> Iterable[tuple[str, Raw]]:
+    """(path, manifest) of the roles that ``PERMISSIONS`` amounts to."""
+    base, settings = "/apis/rbac.authorization.k8s.io/v1", Settings()
+    wide = [p for p in PERMISSIONS if p.scope is not Scope.OWN]
+    own = [p for p in PERMISSIONS if p.scope is Scope.OWN]
+    for kind, path, permissions in (
+        ("ClusterRole", f"{base}/clusterroles", wide),
+        ("Role", f"{base}/namespaces/default/roles", own),
+    ):
+        rules = [
+            {"apiGroups": [p.group], "resources": [p.full_resource], "verbs": list(p.verbs)}
+            | ({"resourceNames": [getattr(settings, p.named_by)]} if p.named_by else {})
+            for p in permissions
+        ]
+        yield path, {"metadata": {"name": OPERATOR}, "rules": rules}
+        binding = {
+            "metadata": {"name": OPERATOR},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": OPERATOR},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": OPERATOR}],
+        }
+        yield path.replace("roles", "rolebindings"), binding
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str):
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

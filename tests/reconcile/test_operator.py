@@ -1,0 +1,400 @@
+"""The operator against an API server, with the rights it declares: what it does, what it writes, how jobs end."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from finetune_api import names
+from finetune_local.apiserver import ApiError
+from finetune_operator.permissions import PERMISSIONS
+from tests import builders as b
+from tests.reconcile.plane import OPERATOR, RUNS, SUCCEEDS, Plane, add_crd, asynchronous, free_port, plane, until
+
+
+async def settled(p: Plane, operator) -> None:
+    """The operator has seen all there is and has nothing to do."""
+    await until(lambda: operator.ready and operator.idle, "the operator is idle")
+    await asyncio.sleep(0.2)
+    await until(lambda: operator.idle, "the operator is idle")
+
+
+@asynchronous
+async def test_a_job_succeeds_in_four_writes_and_each_step_is_an_event(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [SUCCEEDS]
+        await p.apply()
+        status = await p.phase("Succeeded")
+        assert p.writes() == ["create jobs", *["patch finetunejobs/status"] * 3]
+        await until(lambda: p.events() == ["JobCreated", "Training", "Succeeded"], "three Events")
+        assert status["result"]["adapterURI"].startswith("s3://team-a/adapters/support-bot/")
+        assert status["headline"] == {"progress": "100%", "metric": "eval_loss", "baseToTuned": "1.83→1.21"}
+        assert {c["type"]: c["status"] for c in status["conditions"]} == {
+            "Ready": "True",
+            "Reconciling": "False",
+            "Stalled": "False",
+            "Validated": "True",
+            "Trained": "True",
+            "Evaluated": "True",
+            "Published": "True",
+        }
+
+
+@asynchronous
+async def test_nothing_is_written_while_nothing_changes(tmp_path):
+    async with plane(tmp_path) as p, p.operator(progress_interval=0.05) as operator:
+        p.script["support-bot"] = [RUNS]
+        await p.apply()
+        await p.phase("Running")
+        await settled(p, operator)
+        before = len(p.server.requests)
+        p.server.end_watches()
+        await until(lambda: p.server.open_watches >= 3, "the watches are back")
+        await settled(p, operator)
+        assert p.writes(before) == []
+
+
+@asynchronous
+async def test_a_restart_over_finished_jobs_writes_nothing(tmp_path):
+    async with plane(tmp_path) as p:
+        p.script |= {f"job-{n}": [SUCCEEDS] for n in range(5)}
+        async with p.operator():
+            for name in p.script:
+                await p.apply(name=name)
+            for name in p.script:
+                await p.phase("Succeeded", name)
+        before = len(p.server.requests)
+        async with p.operator() as operator:
+            await settled(p, operator)
+            assert len(operator.world) == 5
+        assert p.writes(before) == []
+        assert [call for call in p.calls(before) if call.verb == "get" and call.name] == []
+
+
+@asynchronous
+async def test_a_job_that_was_deleted_before_the_operator_saw_it_leaves_nothing(tmp_path):
+    async with plane(tmp_path) as p:
+        await p.apply()
+        await p.delete()
+        async with p.operator() as operator:
+            await settled(p, operator)
+        assert p.writes() == []
+
+
+@asynchronous
+async def test_a_job_that_is_deleted_as_its_job_is_being_created_leaves_nothing(tmp_path):
+    async with plane(tmp_path) as p:
+
+        async def delete_first(call, when):
+            if when == "before" and call.resource == "jobs" and call.verb == "create":
+                p.server.interceptor = None
+                await p.delete()
+
+        p.server.interceptor = delete_first
+        async with p.operator() as operator:
+            await p.apply()
+            await until(lambda: "create jobs" in p.writes(), "the Job is created")
+            await until(lambda: not p.jobs(), "the garbage collector takes the Job")
+            await settled(p, operator)
+            assert len(operator.world) == 0
+
+
+@pytest.mark.parametrize("phase", ["Running", "Succeeded"])
+@asynchronous
+async def test_a_job_that_is_deleted_takes_its_job_along_and_is_forgotten(tmp_path, phase):
+    async with plane(tmp_path) as p, p.operator() as operator:
+        p.script["support-bot"] = [RUNS if phase == "Running" else SUCCEEDS]
+        await p.apply()
+        await p.phase(phase)
+        before = len(p.server.requests)
+        await p.delete()
+        await until(lambda: not p.jobs() and not len(operator.world), "all is gone")
+        await settled(p, operator)
+        assert [write for write in p.writes(before) if "jobs" in write and "status" not in write] == []
+
+
+@asynchronous
+async def test_a_job_applied_again_under_its_old_name_is_another_one(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [SUCCEEDS]
+        first = await p.apply()
+        await p.phase("Succeeded")
+        await p.delete()
+        second = await p.apply()
+        await p.phase("Succeeded")
+        await until(lambda: len(p.jobs()) == 1, "only the second Job is left")
+        assert p.jobs()[0]["metadata"]["name"] == names.child_name("support-bot", second["metadata"]["uid"], 0)
+        assert first["metadata"]["uid"] != second["metadata"]["uid"]
+
+
+@asynchronous
+async def test_a_job_whose_job_was_deleted_by_hand_fails_and_says_so(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [RUNS]
+        await p.apply()
+        name = (await p.phase("Running"))["jobRef"]["name"]
+        await p.delete_job(name)
+        status = await p.phase("Failed")
+        assert f"Job {name} was deleted before it had finished" in status["message"]
+        await until(lambda: p.events()[-1] == "JobDeleted", "the Event")
+        await until(lambda: not p.jobs(), "no second Job")
+
+
+@asynchronous
+async def test_a_foreign_job_under_our_name_is_left_untouched(tmp_path):
+    async with plane(tmp_path) as p:
+        created = await p.apply()
+        manifest = b.job(name=names.child_name("support-bot", created["metadata"]["uid"], 0))
+        manifest["metadata"] = {"name": manifest["metadata"]["name"], "namespace": b.NAMESPACE}
+        container = {"name": "main", "image": "busybox"}
+        template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+        manifest |= {"spec": {"template": template, "suspend": True}}
+        del manifest["status"]
+        await p.client.create(f"/apis/batch/v1/namespaces/{b.NAMESPACE}/jobs", manifest)
+        await until(lambda: p.jobs()[0].get("status", {}).get("conditions"), "the Job controller is done with it")
+        version = p.jobs()[0]["metadata"]["resourceVersion"]
+        async with p.operator():
+            status = await p.phase("Failed")
+            await until(lambda: p.events() == ["NameConflict"], "the Event")
+        assert "is not controlled by this FineTuneJob; it is left untouched" in status["message"]
+        assert [job["metadata"]["resourceVersion"] for job in p.jobs()] == [version]
+        assert "jobRef" not in status
+
+
+@asynchronous
+async def test_names_of_any_legal_length_and_names_that_cut_to_the_same_words_all_get_their_own_job(tmp_path):
+    longest, cut = "a" * 253, "b" * 60
+    applied = [longest, f"{cut}-one", f"{cut}-two", "1.2-dots"]
+    async with plane(tmp_path) as p, p.operator():
+        p.script |= {name: [SUCCEEDS] for name in applied}
+        for name in applied:
+            await p.apply(name=name)
+        for name in applied:
+            await p.phase("Succeeded", name)
+            await until(lambda name=name: len(p.events(name)) == 3, "its Events")
+        assert len({job["metadata"]["name"] for job in p.jobs()}) == len(applied)
+
+
+@asynchronous
+async def test_a_model_that_another_job_published_is_what_the_next_job_starts_from(tmp_path):
+    published = {"modelURI": "s3://team-a/models/base/0/", "digest": "sha256:d"}
+    async with plane(tmp_path) as p, p.operator():
+        p.script |= {"base": [[b.running_pod(), b.ended_pod(0, b.result(result=published))]], "tuned": [SUCCEEDS]}
+        early = await p.apply(name="early", model={"uri": "job://base"})
+        assert "there is no FineTuneJob base" in (await p.phase("Failed", "early"))["message"]
+        await p.apply(name="base", method={"adapter": "none"})
+        await p.phase("Succeeded", "base")
+        await p.apply(name="tuned", model={"uri": "job://base"})
+        await p.phase("Succeeded", "tuned")
+        run = next(job for job in p.jobs() if job["metadata"]["name"].startswith("tuned"))
+        annotation = run["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_RUN]
+        assert json.loads(annotation)["model"] == {
+            "uri": "s3://team-a/models/base/0/",
+            "origin": "job://base",
+            "digest": "sha256:d",
+        }
+        assert len(p.jobs()) == 2
+        assert early["metadata"]["uid"]
+
+
+@asynchronous
+async def test_a_trainer_that_is_killed_is_tried_again_and_the_retry_is_told(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137)], SUCCEEDS]
+        await p.apply()
+        status = await p.phase("Succeeded")
+        assert status["attempts"][0]["reason"] == "Succeeded"
+        assert "Retrying" in p.events()
+
+
+@asynchronous
+async def test_a_trainer_that_is_killed_every_time_fails_when_the_retries_are_used_up(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137)]]
+        await p.apply(runPolicy={"maxRetries": 1})
+        status = await p.phase("Failed")
+        assert "SIGKILL" in status["message"]
+        assert "It failed 2 times" in status["message"]
+        assert status["attempts"][0]["reason"] == "TrainerKilled"
+
+
+@asynchronous
+async def test_a_users_fault_is_not_retried_and_is_told_in_the_trainers_words(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        words = "s3://team-a/train.jsonl line 3: not JSON. Correct the line."
+        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(11, b.error("DataInvalid", words))]]
+        await p.apply()
+        status = await p.phase("Failed")
+        assert status["message"] == words
+        assert len(p.pods()) == 1
+        conditions = {c["type"]: c for c in status["conditions"]}
+        assert conditions["Stalled"]["status"] == "True"
+        assert conditions["Ready"]["reason"] == "DataInvalid"
+
+
+@asynchronous
+async def test_a_pod_that_cannot_start_is_told_and_goes_on_when_the_cause_is_mended(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [[b.waiting_pod("CreateContainerConfigError", 'secret "hf" not found')]]
+        await p.apply()
+        await until(lambda: 'secret "hf" not found' in p.status().get("message", ""), "the cause is told")
+        assert p.status()["phase"] == "Starting"
+        for state in SUCCEEDS:
+            await p.play(p.pods()[0], state)
+        await p.phase("Succeeded")
+
+
+@asynchronous
+async def test_a_job_that_the_api_server_refuses_fails_with_its_words(tmp_path):
+    async with plane(tmp_path) as p:
+
+        async def quota(call, when):
+            if when == "before" and call.resource == "jobs" and call.verb == "create":
+                raise ApiError(403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q')
+
+        p.server.interceptor = quota
+        async with p.operator():
+            await p.apply()
+            status = await p.phase("Failed")
+            await until(lambda: p.events() == ["JobRefused"], "the Event")
+        assert "exceeded quota: q" in status["message"]
+
+
+@asynchronous
+async def test_an_api_server_that_fails_now_and_then_is_asked_again(tmp_path):
+    async with plane(tmp_path) as p:
+        seen: set[tuple[str, str]] = set()
+
+        async def fail_once(call, when):
+            kind = (call.verb, call.resource)
+            if call.user == OPERATOR and call.user_agent == names.MANAGER and when == "before" and kind not in seen:
+                seen.add(kind)
+                raise ApiError(500, "InternalError", "etcd is away")
+
+        p.server.interceptor = fail_once
+        p.script["support-bot"] = [SUCCEEDS]
+        async with p.operator(lease_retry_period=0.1):
+            await p.apply()
+            await p.phase("Succeeded")
+        assert {("create", "jobs"), ("patch", "finetunejobs"), ("watch", "pods"), ("list", "jobs")} <= seen
+
+
+@asynchronous
+async def test_watches_whose_history_is_gone_are_listed_anew(tmp_path):
+    async with plane(tmp_path) as p, p.operator() as operator:
+        await p.apply()
+        await p.phase("Starting")
+        await settled(p, operator)
+        pod = (await until(p.pods, "the pod"))[0]
+        await p.play(pod, b.running_pod())
+        p.server.compact()
+        p.server.end_watches()
+        for state in SUCCEEDS:
+            await p.play(pod, state)
+        await p.phase("Succeeded")
+
+
+@asynchronous
+async def test_a_write_that_crosses_somebody_elses_is_made_again_on_what_they_wrote(tmp_path):
+    async with plane(tmp_path) as p:
+        crossed = []
+
+        async def cross(call, when):
+            if when == "before" and call.subresource == "status" and call.user == OPERATOR and len(crossed) < 3:
+                crossed.append(call)
+                path = f"/apis/{names.API_VERSION}/namespaces/{b.NAMESPACE}/{names.PLURAL}/support-bot"
+                await p.client.patch(path, {"metadata": {"labels": {"touched": str(len(crossed))}}})
+
+        p.server.interceptor = cross
+        p.script["support-bot"] = [SUCCEEDS]
+        async with p.operator():
+            await p.apply()
+            await p.phase("Succeeded")
+        assert [call.status for call in crossed] == [409, 409, 409]
+        assert len(p.jobs()) == 1
+
+
+@asynchronous
+async def test_two_replicas_that_both_lead_do_no_harm(tmp_path):
+    async with plane(tmp_path) as p:
+        p.script |= {f"job-{n}": [SUCCEEDS] for n in range(5)}
+        alone = {"leader_election": False}
+        async with p.operator(identity="one", **alone), p.operator(identity="two", **alone):
+            for name in p.script:
+                await p.apply(name=name)
+            for name in p.script:
+                assert (await p.phase("Succeeded", name))["attempts"][0]["number"] == 0
+        assert len(p.jobs()) == 5
+        assert len(p.pods()) == 5
+
+
+@asynchronous
+async def test_a_standby_does_nothing_until_the_leader_is_gone(tmp_path):
+    quick = {"lease_duration": 1.0, "lease_renew_deadline": 0.8, "lease_retry_period": 0.1}
+    async with plane(tmp_path) as p:
+        async with p.operator(identity="one", **quick) as first:
+            await until(lambda: first.leading, "one leads")
+            async with p.operator(identity="two", **quick) as second:
+                await until(lambda: second.ready, "two is ready")
+                await p.apply()
+                await p.phase("Starting")
+                assert not second.leading
+                p.script["support-bot"] = [SUCCEEDS]
+                await p.phase("Succeeded")
+        async with p.operator(identity="three", **quick) as third:
+            await until(lambda: third.leading, "three leads")
+            p.script["next"] = [SUCCEEDS]
+            await p.apply(name="next")
+            await p.phase("Succeeded", "next")
+
+
+@asynchronous
+async def test_the_permissions_are_just_what_the_operator_uses(tmp_path):
+    """No call is refused, and each permission is used, in a story with a retry, a source, a report and a restart."""
+    async with plane(tmp_path) as p:
+        port = free_port()
+        reporting = {"reports_url": f"https://127.0.0.1:{port}/v1/reports", "reports_port": port}
+        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137)], SUCCEEDS]
+        async with p.operator(**reporting, lease_retry_period=0.05):
+            await p.apply()
+            await p.phase("Succeeded")
+            await p.apply(name="early", model={"uri": "job://nothing"})
+            await p.phase("Failed", "early")
+            p.script["lost"] = [RUNS]
+            await p.apply(name="lost")
+            await p.delete_job((await p.phase("Running", "lost"))["jobRef"]["name"])
+            await p.phase("Failed", "lost")
+            assert (await p.report(port, "not a token", b.report()))[0] == 401
+        asked = {
+            (call.group, f"{call.resource}/{call.subresource}" if call.subresource else call.resource, call.verb)
+            for call in p.server.requests
+            if call.user == OPERATOR and call.resource
+        }
+        assert [call for call in p.server.requests if call.user == OPERATOR and call.status == 403] == []
+        assert asked == {(rule.group, rule.full_resource, verb) for rule in PERMISSIONS for verb in rule.verbs}
+
+
+def resident_mib(pid: int) -> float:
+    """Memory that a process holds."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
+
+
+@asynchronous
+async def test_the_process_starts_before_the_crd_works_once_it_is_there_and_stays_small(tmp_path):
+    async with plane(tmp_path, with_crd=False) as p, p.process() as process:
+        await until(lambda: p.calls(), "it looks for the CRD")
+        assert process.returncode is None
+        await add_crd(p.client)
+        p.script |= {f"job-{n}": [SUCCEEDS] for n in range(20)}
+        for name in p.script:
+            await p.apply(name=name)
+        for name in p.script:
+            await p.phase("Succeeded", name)
+        assert resident_mib(process.pid) < 120
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        lease = p.objects("coordination.k8s.io", "leases")[0]
+        assert lease["spec"]["holderIdentity"] == ""
