@@ -41,11 +41,9 @@ async def api_server(folder: Path) -> AsyncIterator[tuple[ApiServer, ApiClient]]
 
 @asynccontextmanager
 async def helm_config(server: ApiServer) -> AsyncIterator[helm.Config]:
-    """Helm as the administrator. It keeps its own record of releases in memory: Helm writes that as protobuf."""
+    """Helm as the administrator."""
     content = yaml.safe_dump(server.kubeconfig())
-    with helm.Config(
-        kubeconfig_content=content, namespace=NAMESPACE, storage_driver="memory", qps=1000, burst_limit=1000
-    ) as config:
+    with helm.Config(kubeconfig_content=content, namespace=NAMESPACE, qps=1000, burst_limit=1000) as config:
         yield config
 
 

@@ -47,6 +47,9 @@ async def upgrade_and_uninstall(folder: Path) -> None:
         assert (await admin.get(DEPLOYMENT))["spec"]["replicas"] == 3
         assert "tls.crt" in (await admin.get(SECRET))["data"]
 
+        history = await asyncio.to_thread(config.history, RELEASE)
+        assert [release["status"] for release in history] == ["superseded", "superseded", "deployed"]
+
         await asyncio.to_thread(config.uninstall, RELEASE)
         with pytest.raises(ApiError, match="not found"):
             await admin.get(DEPLOYMENT)
