@@ -7,21 +7,21 @@ class Health:
     """What the operator waits for before it is ready."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, str] = {}
+        self.waiting: dict[str, str] = {}
         self._runner: web.AppRunner | None = None
 
     def waits_for(self, what: str, why: str = "") -> None:
         """Not ready until ``has(what)``."""
-        self._waiting[what] = why
+        self.waiting[what] = why
 
     def has(self, what: str) -> None:
         """One thing less to wait for."""
-        self._waiting.pop(what, None)
+        self.waiting.pop(what, None)
 
     @property
     def ready(self) -> bool:
         """Whether nothing is missing."""
-        return not self._waiting
+        return not self.waiting
 
     async def start(self, bind: str, port: int) -> None:
         """Listen."""
@@ -43,5 +43,5 @@ class Health:
     async def _healthz(self, _: web.Request) -> web.Response:
         if self.ready:
             return web.Response(text="ok\n")
-        lines = [f"waiting for {what}{f': {why}' if why else ''}\n" for what, why in self._waiting.items()]
+        lines = [f"waiting for {what}{f': {why}' if why else ''}\n" for what, why in self.waiting.items()]
         return web.Response(text="".join(lines), status=503)

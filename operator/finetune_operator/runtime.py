@@ -50,22 +50,22 @@ class Operator:
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._settings = settings
         self._cluster = cluster
-        self._queue: WorkQueue[Key] = WorkQueue()
-        self.world = World(self._queue.add)
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.world = World(self.queue.add)
         self._reporting: Reporting | None = None
         self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now)
-        self._elector = Elector(cluster, settings, self._address(), self._lead)
+        self.elector = Elector(cluster, settings, self._address(), self._lead)
         self._leading = False
         self._context: ssl.SSLContext | None = None
-        self._health = Health()
+        self.health = Health()
         host = urlsplit(settings.reports_url).hostname or ""
         self._reports = Reports(Authenticator(cluster), self.world.reported, self._other_leader, utc_now, host)
         for what in (_CRD, *([_CERTIFICATE] if settings.reports_url else []), _CACHES):
-            self._health.waits_for(what)
+            self.health.waits_for(what)
 
     async def run(self, watch: Watch) -> None:
         """Work until the watch ends or this is cancelled."""
-        await self._health.start(self._settings.health_bind, self._settings.health_port)
+        await self.health.start(self._settings.health_bind, self._settings.health_port)
         try:
             await self._wait_for(_CRD, self._cluster.serves_finetunejobs)
             if self._settings.reports_url:
@@ -78,22 +78,7 @@ class Operator:
                     task.cancel()
         finally:
             await self._reports.stop()
-            await self._health.stop()
-
-    @property
-    def ready(self) -> bool:
-        """Whether all that the operator needs to know is known."""
-        return self._health.ready
-
-    @property
-    def idle(self) -> bool:
-        """Whether no FineTuneJob waits to be worked on."""
-        return self._queue.idle()
-
-    @property
-    def leading(self) -> bool:
-        """Whether this replica works."""
-        return self._leading
+            await self.health.stop()
 
     def _address(self) -> str:
         return self._settings.advertise_address or f"{socket.gethostname()}:{self._settings.reports_port}"
@@ -116,9 +101,9 @@ class Operator:
             if why != told:
                 log.warning("waiting for %s: %s", what, why)
                 told = why
-            self._health.waits_for(what, why)
+            self.health.waits_for(what, why)
             await asyncio.sleep(_PAUSE)
-        self._health.has(what)
+        self.health.has(what)
 
     async def _fill_caches(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         reflectors = self.world.reflectors(self._cluster, self._settings.watch_namespaces, log.warning)
@@ -149,11 +134,11 @@ class Operator:
     def _work(self) -> Iterator[Coroutine[None, None, None]]:
         """What runs as long as the operator does."""
         for _ in range(self._settings.workers):
-            yield self._queue.work(self._reconciler, self._failed)
+            yield self.queue.work(self._reconciler, self._failed)
         if self._settings.reports_url:
             yield self._renew_certificate()
         if self._settings.leader_election:
-            yield self._elector.run()
+            yield self.elector.run()
         else:
             self._lead(True)
 
@@ -161,13 +146,13 @@ class Operator:
         self._leading = leads
         if leads:
             for key in self.world.finetunejobs():
-                self._queue.add(key)
-            self._queue.resume()
+                self.queue.add(key)
+            self.queue.resume()
         else:
-            self._queue.pause()
+            self.queue.pause()
 
     def _other_leader(self) -> str | None:
-        return None if self._leading else (self._elector.leader_address or "")
+        return None if self._leading else (self.elector.leader_address or "")
 
     def _failed(self, key: Key, error: Exception) -> None:
         if isinstance(error, ApiError | Unreachable):

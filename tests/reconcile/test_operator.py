@@ -16,9 +16,9 @@ from tests.reconcile.plane import OPERATOR, RUNS, SUCCEEDS, Plane, add_crd, asyn
 
 async def settled(p: Plane, operator) -> None:
     """The operator has seen all there is and has nothing to do."""
-    await until(lambda: operator.ready and operator.idle, "the operator is idle")
+    await until(lambda: operator.health.ready and operator.queue.idle(), "the operator is idle")
     await asyncio.sleep(0.2)
-    await until(lambda: operator.idle, "the operator is idle")
+    await until(lambda: operator.queue.idle(), "the operator is idle")
 
 
 @asynchronous
@@ -335,16 +335,16 @@ async def test_a_standby_does_nothing_until_the_leader_is_gone(tmp_path):
     quick = {"lease_duration": 1.0, "lease_renew_deadline": 0.8, "lease_retry_period": 0.1}
     async with plane(tmp_path) as p:
         async with p.operator(identity="one", **quick) as first:
-            await until(lambda: first.leading, "one leads")
+            await until(lambda: first.elector.leading, "one leads")
             async with p.operator(identity="two", **quick) as second:
-                await until(lambda: second.ready, "two is ready")
+                await until(lambda: second.health.ready, "two is ready")
                 await p.apply()
                 await p.phase("Starting")
-                assert not second.leading
+                assert not second.elector.leading
                 p.script["support-bot"] = [SUCCEEDS]
                 await p.phase("Succeeded")
         async with p.operator(identity="three", **quick) as third:
-            await until(lambda: third.leading, "three leads")
+            await until(lambda: third.elector.leading, "three leads")
             p.script["next"] = [SUCCEEDS]
             await p.apply(name="next")
             await p.phase("Succeeded", "next")
