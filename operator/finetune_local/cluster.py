@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -34,6 +35,7 @@ class LocalCluster:
         operator: whether the operator runs too.
         operator_settings: its settings, by attribute of :class:`finetune_operator.settings.Settings`.
         extra_capacity: of the node, such as ``{"nvidia.com/gpu": "1"}``.
+        programs: see :class:`finetune_local.node.agent.NodeAgent`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class LocalCluster:
         operator: bool = True,
         operator_settings: Mapping[str, str] | None = None,
         extra_capacity: Mapping[str, str] | None = None,
+        programs: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.logs = self.directory / "logs"
@@ -51,6 +54,7 @@ class LocalCluster:
         self._with_operator = operator
         self._operator_settings = operator_settings or {}
         self._extra_capacity = extra_capacity
+        self._programs = programs
         self._stack = AsyncExitStack()
         self._operator: OperatorProcess | None = None
         self._work: list[asyncio.Task[None]] = []
@@ -76,6 +80,9 @@ class LocalCluster:
     async def _start(self) -> None:
         """Processes start first, so that they come up while the rest does."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        pods = self.directory / "pods"
+        for leftover in (pods, self.logs):
+            shutil.rmtree(leftover, ignore_errors=True)
         self.s3.start()
         self._stack.callback(self.s3.stop)
         guardian = Guardian()
@@ -93,7 +100,7 @@ class LocalCluster:
             self._operator = OperatorProcess(self.directory, config, self._operator_settings)
             self._operator.start(guardian)
             self._stack.push_async_callback(asyncio.to_thread, self._operator.stop, guardian)
-        agent = NodeAgent(self.client, self.directory / "pods", self.logs, extra_capacity=self._extra_capacity)
+        agent = NodeAgent(self.client, pods, self.logs, extra_capacity=self._extra_capacity, programs=self._programs)
         self._work = [asyncio.create_task(part.run()) for part in (JobController(self.client), agent)]
         self._stack.push_async_callback(self._stop_work)
         await asyncio.to_thread(lambda: self.s3.endpoint_url)

@@ -90,7 +90,7 @@ class OperatorProcess:
         """Starts it; the guardian ends it if this process dies."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         environment = {**inherited, **self._environment, "KUBECONFIG": str(self._kubeconfig)}
-        with self.log.open("ab") as output:
+        with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "finetune_operator"],
                 env=environment,

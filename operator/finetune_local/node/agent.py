@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import platform
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ class NodeAgent:
         directory: where pods' files lie while they run; nothing of it is kept.
         logs: containers' logs, ``<pod uid>/<container>.log``.
         extra_capacity: resources beyond this machine's CPUs and memory, or in place of them (``{"cpu": "1"}``).
+        programs: what a command's name stands for; by default ``python`` and ``python3`` are this interpreter.
         images: the images that exist; None: all do.
         retry_seconds: wait before a missing Secret is looked for again.
     """
@@ -41,6 +43,7 @@ class NodeAgent:
         logs: Path,
         *,
         extra_capacity: Mapping[str, str] | None = None,
+        programs: Mapping[str, str] | None = None,
         images: Collection[str] | None = None,
         retry_seconds: float = 1.0,
     ) -> None:
@@ -48,6 +51,7 @@ class NodeAgent:
         self._directory = directory
         self._logs = logs
         self._capacity = {**scheduling.machine_capacity(), **(extra_capacity or {})}
+        self._programs = programs or {"python": sys.executable, "python3": sys.executable}
         self._images = None if images is None else frozenset(images)
         self._retry_seconds = retry_seconds
         self._events = EventRecorder(client, "kubelet", NODE_NAME)
@@ -65,7 +69,14 @@ class NodeAgent:
             self._logs.mkdir(parents=True, exist_ok=True)
             self._node = await self._register()
             kubelet = Kubelet(
-                self._client, self._events, guardian, self._directory, self._logs, self._images, self._retry_seconds
+                self._client,
+                self._events,
+                guardian,
+                self._directory,
+                self._logs,
+                self._programs,
+                self._images,
+                self._retry_seconds,
             )
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pods.run())
@@ -176,6 +187,7 @@ def node_manifest(capacity: Mapping[str, str]) -> Object:
             "capacity": dict(capacity),
             "allocatable": dict(capacity),
             "conditions": [ready],
+            "nodeInfo": {"kubeletVersion": "local", "operatingSystem": system, "architecture": machine},
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": NODE_NAME}],
         },
     }

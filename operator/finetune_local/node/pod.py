@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,6 +40,8 @@ class Kubelet:
     """Directory under which each pod has its own."""
     logs: Path
     """Directory of the containers' logs: ``<pod uid>/<container>.log``."""
+    programs: Mapping[str, str]
+    """Names that stand for a file of this machine, such as ``python``."""
     images: frozenset[str] | None
     """The images that exist; None: all do."""
     retry_seconds: float
@@ -139,7 +141,13 @@ class PodWorker:
                 continue
             await self._tell("Normal", "Created", f"Created container: {name}", name)
             return await ContainerProcess.start(
-                how.command, how.environment, how.directory, log_file, self._kubelet.guardian, how.memory_limit
+                how.command,
+                how.environment,
+                how.directory,
+                log_file,
+                self._kubelet.guardian,
+                self._kubelet.programs,
+                how.memory_limit,
             )
         return None
 

@@ -64,6 +64,7 @@ class ContainerProcess:
         directory: Path,
         log: Path,
         guardian: Guardian,
+        programs: Mapping[str, str],
         memory_limit: int | None = None,
     ) -> Self:
         """Starts a command as the leader of a new session.
@@ -74,12 +75,13 @@ class ContainerProcess:
             directory: working directory.
             log: file that takes standard output and error.
             guardian: ends the group if this process dies.
+            programs: names that stand for a file of this machine.
             memory_limit: bytes of resident memory above which the group is killed.
 
         Raises:
             StartFailure: there is no such program or directory, or it may not be run.
         """
-        program = _find(command[0], environment.get("PATH", os.defpath))
+        program = programs.get(command[0]) or _find(command[0], environment.get("PATH", os.defpath))
         with log.open("ab") as output:
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -132,13 +134,11 @@ class ContainerProcess:
 
 
 def _find(program: str, path: str) -> str:
-    """The file to run; ``python`` is this interpreter.
+    """The file to run.
 
     Raises:
         StartFailure: not found, or not executable.
     """
-    if program in ("python", "python3"):
-        return sys.executable
     if "/" in program:
         if not os.path.exists(program):
             raise StartFailure(_not_started(f'exec: "{program}": stat {program}: no such file or directory'))
