@@ -3,8 +3,8 @@
 * Conversations: every assistant turn is learned, by the chat template (see :mod:`finetune_trainer.chat`).
 * Prompt and completion as strings: joined as they are, with no chat template even where the model has one; the
   completion is learned, and the end-of-text token after it. A space between the two belongs at the beginning of the
-  completion, because tokenizers join it with the word that follows. As lists of messages: a conversation of which only the
-  completion's assistant turns are learned.
+  completion, because tokenizers join it with the word that follows. As lists of messages: a conversation of which
+  only the completion's assistant turns are learned.
 * Text: everything is learned, with an end-of-text token after each document. A document longer than maxLength is cut
   into blocks, none is lost; a record of another kind is cut at its end.
 """

@@ -43,11 +43,12 @@ def _explain(error: Exception, name: str, location: ModelLocation) -> NoReturn:
     revision = f" in revision {location.revision}" if location.revision else ""
     credentials = "a Secret with a token that has access, named in spec.model.credentials"
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.GatedRepoError) or (status in (401, 403) and os.environ.get(ENV_HF_TOKEN)):
+    missing = isinstance(error, errors.RepositoryNotFoundError)
+    if isinstance(error, errors.GatedRepoError) or (status in (401, 403) and not missing):
         what = f"The hub refuses access to {name} (gated or private). Accept its licence there and give {credentials}"
     elif isinstance(error, errors.RevisionNotFoundError):
         what = f"The model {name} has no revision {location.revision} on the hub. Correct spec.model.revision"
-    elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
+    elif missing or status == 404:
         what = f"The model {name} was not found on the hub{revision}. Correct spec.model.uri, or, if it is private, "
         what += f"give {credentials}"
     elif isinstance(error, errors.HFValidationError):

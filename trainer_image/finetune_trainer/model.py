@@ -1,6 +1,7 @@
 """Loads the model and its tokenizer, and puts the adapter on."""
 
 import sys
+import warnings
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -116,7 +117,8 @@ def add_lora(model: PreTrainedModel, settings: Lora, files: ModelFiles) -> PreTr
         target_modules=list(targets) if targets else "all-linear",
     )
     try:
-        adapted: Any = get_peft_model(model, config)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # between these libraries, not for users
+            adapted: Any = get_peft_model(model, config)
     except ValueError as error:
         raise TrainerError(
             ExitCode.CONFIGURATION_INVALID,

@@ -1,0 +1,157 @@
+"""A result is there whole or not at all, and once, however many pods try and whenever they are stopped."""
+
+import json
+import threading
+
+import pytest
+
+from finetune_api.run import ExitCode, RunResult
+from finetune_api.status import Result
+from finetune_trainer.data import SourceFile
+from finetune_trainer.errors import Stopped, TrainerError
+from finetune_trainer.manifest import Manifest, digest_of
+from finetune_trainer.publish import Publication, find_published
+from finetune_trainer.storage import Store
+
+DATA = (SourceFile("s3://team-a/train.jsonl", "ab" * 32, 40),)
+FILES = {"adapter_model.safetensors": b"weights", "README.md": b"card"}
+
+
+@pytest.fixture
+def config(trainer):
+    return trainer.config()
+
+
+@pytest.fixture
+def store(config):
+    return Store(config.storage)
+
+
+@pytest.fixture
+def files(tmp_path):
+    directory = tmp_path / "result"
+    directory.mkdir()
+    for name, content in FILES.items():
+        (directory / name).write_bytes(content)
+    return directory
+
+
+def publish(config, store, files) -> tuple[RunResult, Publication]:
+    publication = Publication.begin(config, store)
+    result = RunResult(outcome="Succeeded", result=Result(adapter_uri=publication.location, rank=4))
+    return publication.publish(files, DATA, result), publication
+
+
+def test_a_result_is_its_files_and_a_manifest_that_names_them(s3, config, store, files):
+    published, publication = publish(config, store, files)
+    content = s3.get(f"{config.output_prefix}manifest.json")
+    assert published.result.digest == digest_of(content)
+    manifest = Manifest.model_validate_json(content)
+    assert manifest.location == publication.location == published.result.adapter_uri
+    assert {file.path: (file.size, f"sha256:{file.sha256}") for file in manifest.files} == {
+        name: (len(content), digest_of(content)) for name, content in FILES.items()
+    }
+    assert [(file.uri, file.sha256, file.records) for file in manifest.data] == [(DATA[0].uri, "ab" * 32, 40)]
+    folder = publication.location.removeprefix(config.output_prefix)
+    assert s3.names(config.output_prefix) == sorted([f"{folder}{name}" for name in FILES] + ["manifest.json"])
+
+
+def test_a_second_pod_takes_over_what_the_first_has_published(s3, config, store, files):
+    first, _ = publish(config, store, files)
+    before = s3.names(config.output_prefix)
+    second, _ = publish(config, store, files)
+    assert second == first == find_published(config, store)
+    assert s3.names(config.output_prefix) == before
+
+
+def test_of_pods_that_publish_at_once_one_wins_and_all_tell_its_result(s3, config, files):
+    results: list[RunResult] = []
+    barrier = threading.Barrier(3)
+
+    def pod() -> None:
+        barrier.wait()
+        results.append(publish(config, Store(config.storage), files)[0])
+
+    pods = [threading.Thread(target=pod) for _ in range(3)]
+    for thread in pods:
+        thread.start()
+    for thread in pods:
+        thread.join()
+    assert len(results) == 3
+    assert results[0] == results[1] == results[2]
+    folder = results[0].result.adapter_uri.removeprefix(config.output_prefix)
+    assert s3.names(config.output_prefix) == sorted([f"{folder}{name}" for name in FILES] + ["manifest.json"])
+
+
+def test_nothing_is_found_where_nothing_was_published(config, store):
+    assert find_published(config, store) is None
+
+
+def test_an_answer_that_got_lost_does_not_make_a_pod_delete_what_it_published(s3, config, store, files, monkeypatch):
+    """The write was carried out, the client repeats it, and the server says that there is a manifest: our own."""
+    create = Store.create
+    monkeypatch.setattr(Store, "create", lambda self, uri, content: create(self, uri, content) and False)
+    published, publication = publish(config, store, files)
+    assert published.result.adapter_uri == publication.location
+    assert len(s3.names(publication.location)) == len(FILES)
+
+
+@pytest.mark.parametrize("error", [Stopped(), TrainerError(ExitCode.STORAGE_UNAVAILABLE, "gone")])
+def test_a_pod_stopped_while_it_uploads_leaves_nothing(s3, config, store, files, monkeypatch, error):
+    (files / "README.md").unlink()
+    upload = Store._upload
+
+    def stop(self, path, uri):
+        upload(self, path, uri)
+        raise error
+
+    monkeypatch.setattr(Store, "_upload", stop)
+    with pytest.raises(type(error)):
+        publish(config, store, files)
+    assert s3.names(config.output_prefix) == []
+
+
+def test_a_pod_stopped_as_it_writes_the_manifest_leaves_the_files_that_it_may_name(
+    s3, config, store, files, monkeypatch
+):
+    create = Store.create
+
+    def stop(self, uri, content):
+        create(self, uri, content)
+        raise Stopped
+
+    monkeypatch.setattr(Store, "create", stop)
+    with pytest.raises(Stopped):
+        publish(config, store, files)
+    found = find_published(config, store)
+    assert len(s3.names(found.result.adapter_uri)) == len(FILES)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{}", "is not a manifest of ours"),
+        (b"\xff", "is not a manifest of ours"),
+        ("other", "belongs to job team-a/tune"),
+    ],
+)
+def test_somebody_elses_manifest_is_neither_trusted_nor_touched(s3, config, store, files, content, said):
+    if content == "other":
+        other = config.model_copy(update={"job": config.job.model_copy(update={"uid": "another"})})
+        publish(other, store, files)
+        content = s3.get(f"{config.output_prefix}manifest.json")
+    else:
+        s3.put(f"{config.output_prefix}manifest.json".removeprefix("s3://team-a/"), content)
+    for attempt in (lambda: find_published(config, store), lambda: publish(config, store, files)):
+        with pytest.raises(TrainerError, match=said) as caught:
+            attempt()
+        assert caught.value.code is ExitCode.STORAGE_REFUSED
+    assert s3.get(f"{config.output_prefix}manifest.json") == content
+
+
+def test_a_manifest_is_json_for_people_too(s3, config, store, files):
+    publish(config, store, files)
+    content = json.loads(s3.get(f"{config.output_prefix}manifest.json"))
+    assert content["kind"] == "FineTuneResult"
+    assert content["result"]["result"]["rank"] == 4
+    assert "digest" not in content["result"]["result"]
