@@ -1,9 +1,9 @@
 """The whole system on loopback: API server, S3, Job controller, node, the operator's and the trainer's processes."""
 
 import asyncio
-import base64
 import json
 import random
+import shutil
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -16,6 +16,8 @@ from finetune_api.conditions import Phase
 from finetune_local.cluster import LocalCluster
 from finetune_local.s3 import Bucketeer
 from tests import tiny
+
+collect_ignore = [] if shutil.which("kubectl") else ["test_kubectl.py"]
 
 Raw = dict[str, Any]
 NAMESPACE = "default"
@@ -84,18 +86,17 @@ class Platform:
                     return seen
         raise AssertionError("the watch ended")
 
+    def create_secret(self, name: str) -> None:
+        """Puts the keys of this platform's S3 into a Secret."""
+        keys = {"AWS_ACCESS_KEY_ID": self.cluster.s3.access_key, "AWS_SECRET_ACCESS_KEY": self.cluster.s3.secret_key}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": keys}
+        self.call(self.cluster.client.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret))
+
     def pods_of(self, job: Raw) -> list[Raw]:
         """The training pods of a FineTuneJob."""
         selector = f"{names.LABEL_JOB_UID}={job['metadata']['uid']}"
         path = f"/api/v1/namespaces/{NAMESPACE}/pods"
         return list(self.call(self.cluster.client.get(path, labelSelector=selector))["items"])
-
-    def log_of(self, job: Raw) -> str:
-        """What the trainer of a FineTuneJob printed."""
-        return "".join(
-            (self.cluster.logs / pod["metadata"]["uid"] / f"{names.TRAINER_CONTAINER}.log").read_text()
-            for pod in self.pods_of(job)
-        )
 
 
 @pytest.fixture(scope="session")
@@ -127,10 +128,7 @@ def _furnished(cluster: LocalCluster, loop: asyncio.AbstractEventLoop, folder: P
     platform = Platform(cluster, loop, Bucketeer(s3.endpoint_url, s3.access_key, s3.secret_key), folder)
     platform.s3.create_bucket("team-a")
     platform.s3.put_directory("s3://team-a/base/", tiny.save_model(folder / "base", hidden=64))
-    keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": data}
-    platform.call(cluster.client.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret))
+    platform.create_secret("s3")
     return platform
 
 
