@@ -1,13 +1,12 @@
 """Wrong input, end to end: the phase, the reason and the sentence that its user reads, and nothing half-published."""
 
-import base64
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests import tiny
-from tests.e2e.conftest import NAMESPACE, Platform, Raw
+from tests.e2e.conftest import Platform, Raw
 
 GOOD = [{"prompt": f"{i} ", "completion": "yes"} for i in range(8)]
 
@@ -102,11 +101,5 @@ def test_a_missing_secret_is_named_while_the_job_waits_for_it(platform: Platform
     assert waiting["status"]["phase"] == "Starting"
     assert 'secret "later" not found' in waiting["status"]["message"]
 
-    keys = {
-        "AWS_ACCESS_KEY_ID": platform.cluster.s3.access_key,
-        "AWS_SECRET_ACCESS_KEY": platform.cluster.s3.secret_key,
-    }
-    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "later"}, "data": data}
-    platform.call(platform.cluster.client.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret))
+    platform.create_secret("later")
     assert platform.wait(name)["status"]["phase"] == "Succeeded"

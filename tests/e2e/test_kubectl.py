@@ -8,15 +8,12 @@ import pytest
 
 from tests.e2e.conftest import Platform, as_yaml
 
-KUBECTL = shutil.which("kubectl")
-collect_ignore_glob = [] if KUBECTL else ["*"]
-
 
 class Kubectl:
     """kubectl as a user runs it."""
 
     def __init__(self, kubeconfig: Path, cache: Path) -> None:
-        self._base = [str(KUBECTL), "--kubeconfig", str(kubeconfig), "--cache-dir", str(cache)]
+        self._base = [str(shutil.which("kubectl")), "--kubeconfig", str(kubeconfig), "--cache-dir", str(cache)]
 
     def __call__(self, *arguments: str) -> str:
         """What it printed on standard output; it must succeed."""
