@@ -158,7 +158,7 @@ class Api:
             return web.Response(status=404, text="404 page not found\n")
         if target.subresource in ("log", "token", "eviction"):
             return await self._special(request, call)
-        if target.verb not in resource.verbs or (target.subresource and target.verb in ("create", "delete")):
+        if not _is_allowed(resource, target):
             raise errors.method_not_allowed()
         if resource.group in _REVIEW_GROUPS:
             body = await self._body(request, resource.kind)
@@ -352,6 +352,13 @@ def _is_place_of(resource: Resource, target: Target) -> bool:
     if resource.namespaced:
         return bool(target.namespace) or target.verb in ("list", "watch")
     return not target.namespace or target.plural == "namespaces"
+
+
+def _is_allowed(resource: Resource, target: Target) -> bool:
+    """Whether a method makes sense on a collection, an object or its status."""
+    if target.verb not in resource.verbs or (target.subresource and target.verb in ("create", "delete")):
+        return False
+    return bool(target.name) != (target.verb in ("create", "deletecollection")) or target.verb in ("list", "watch")
 
 
 def _predicate(query: Mapping[str, str], resource: Resource) -> Predicate:

@@ -77,7 +77,12 @@ def normalise(obj: Object, resource: Resource) -> list[str]:
     _drop_nulls(obj, model)
     unknown += schema.prune(obj, model)
     _convert(obj, model, resource, "")
-    missing = [cause for key in obj if key != "status" for cause in _missing(obj[key], _property(model, key), key)]
+    missing = [
+        cause
+        for key in obj
+        if key not in ("metadata", "status")
+        for cause in _missing(obj[key], _property(model, key), key)
+    ]
     if missing:
         raise errors.invalid(meta.get("name", ""), resource.group, resource.kind, missing)
     return unknown

@@ -37,7 +37,6 @@ def _pod_spec_defaults(spec: Object) -> None:
         container.setdefault("resources", {})
         container.setdefault("terminationMessagePath", "/dev/termination-log")
         container.setdefault("terminationMessagePolicy", "File")
-        _requests_default_to_limits(container["resources"])
         for port in container.get("ports", []):
             port.setdefault("protocol", "TCP")
         for variable in container.get("env", []):
@@ -75,6 +74,8 @@ def _volume_defaults(volume: Object) -> None:
 def _pod_defaults(pod: Object) -> None:
     spec = pod["spec"]
     _pod_spec_defaults(spec)
+    for container in [*spec.get("initContainers", []), *spec.get("containers", [])]:
+        _requests_default_to_limits(container["resources"])
     spec.setdefault("enableServiceLinks", True)
 
 

@@ -78,7 +78,7 @@ def apply(old: Object | None, applied: Object, call: Call) -> Object:
         own = _new_manager(call, "Apply")
         managers.append(own)
     kept = fields.with_containers(claimed.union(*(one.fields for one in others)))
-    for path in sorted(own.fields - kept, key=len, reverse=True):
+    for path in sorted(own.fields - kept, key=len):
         _remove(merged, path, schema)
     if own.fields != claimed:
         own.fields, own.time = claimed, now()

@@ -33,17 +33,17 @@ class Writer:
         resource = call.resource
         self._check_namespace(call, body)
         check_kind(body, resource)
-        obj = events.to_stored(resource, body)
-        unknown = normalise(obj, resource)
+        unknown = normalise(body, resource)
         tell_unknown(unknown, call.validation, resource, call.warnings)
+        obj = events.to_stored(resource, body)
         return self._insert(call, obj)
 
     def replace(self, call: Call, body: Any) -> Object:
         resource = call.resource
         check_kind(body, resource)
-        obj = events.to_stored(resource, body)
-        unknown = normalise(obj, resource)
+        unknown = normalise(body, resource)
         tell_unknown(unknown, call.validation, resource, call.warnings)
+        obj = events.to_stored(resource, body)
         old = self._existing(call)
         if resource.is_custom and not obj["metadata"].get("resourceVersion"):
             fault = errors.invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
@@ -62,10 +62,9 @@ class Writer:
         before = events.to_shown(resource, old)
         obj = self._patched(before, patch, media_type, resource)
         check_kind(obj, resource)
-        obj = events.to_stored(resource, obj)
         unknown = normalise(obj, resource)
         tell_unknown_in_patch(unknown, call.validation, obj, call.warnings)
-        return self._store_update(call, old, obj), False
+        return self._store_update(call, old, events.to_stored(resource, obj)), False
 
     @staticmethod
     def patch_types(resource: Resource) -> tuple[str, ...]:
@@ -89,14 +88,13 @@ class Writer:
         if body["metadata"].get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil")
         body["metadata"].setdefault("name", call.name)
-        applied = events.to_stored(resource, body)
-        unknown = normalise(applied, resource)
+        unknown = normalise(body, resource)
         tell_unknown(unknown, call.validation, resource, call.warnings)
+        applied = events.to_stored(resource, body)
         old = self._store.get(resource.storage, call.namespace, call.name)
         merged = managed.apply(old, applied, call)
         if old is None:
             return self._insert(call, merged, is_apply=True), True
-        normalise(merged, resource)
         return self._store_update(call, old, merged, is_apply=True), False
 
     # Into the store ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,19 @@ class Running:
             assert time.monotonic() < deadline, "the awaited state did not come"
             pause.wait(0.01)
         return found
+
+    def in_background(self, function: Callable[[], Any]) -> Future[Any]:
+        """Runs a function in a thread of its own."""
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(function())
+            except Exception as error:
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return done
 
     def in_loop(self, function: Callable[[], Any]) -> Any:
         """Runs a function where the server runs."""
