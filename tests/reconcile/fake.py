@@ -1,0 +1,153 @@
+"""A cluster in memory, one step at a time: every call can be the operator's last, and watches lag as they like."""
+
+import copy
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_api import names
+from finetune_api.conditions import Phase
+from finetune_operator.cluster import ApiError
+from tests import builders as b
+
+Raw = dict[str, Any]
+KEY = (b.NAMESPACE, "support-bot")
+
+
+class Crash(BaseException):
+    """The operator died."""
+
+
+def now(coroutine):
+    """Run a coroutine that never has to wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as e:
+        return e.value
+    raise AssertionError("it waits")
+
+
+@dataclass(eq=False)
+class Stream:
+    """What one watcher has not been told yet, by kind; each kind in order, kinds in any order."""
+
+    finetunejobs: deque = field(default_factory=deque)
+    jobs: deque = field(default_factory=deque)
+    pods: deque = field(default_factory=deque)
+
+
+class FakeCluster:
+    """The calls that the reconciler makes, on dicts. Everything is told to every stream."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.finetunejob: Raw | None = None
+        self.jobs: dict[str, Raw] = {}
+        self.pods: dict[str, Raw] = {}
+        self.streams: list[Stream] = []
+        self.created: list[str] = []
+        self.phases: list[str] = []
+        self.reasons: list[str] = []
+        self.crash_at: int | None = None
+        self.crash_when = "before"
+        self._calls = 0
+
+    # changes
+
+    def store(self, kind: str, raw: Raw | None, gone: Raw | None = None) -> None:
+        """Put an object, or take one away, and tell everybody."""
+        self.version += 1
+        event, told = ("DELETED", gone) if raw is None else ("MODIFIED", raw)
+        assert told is not None
+        told["metadata"]["resourceVersion"] = str(self.version)
+        if kind == "finetunejobs":
+            self.finetunejob = raw
+        else:
+            held: dict[str, Raw] = getattr(self, kind)
+            if raw is None:
+                del held[told["metadata"]["name"]]
+            else:
+                held[told["metadata"]["name"]] = raw
+        for stream in self.streams:
+            getattr(stream, kind).append((event, copy.deepcopy(told)))
+
+    # the reconciler's calls
+
+    def arm(self, at: int | None, when: str) -> None:
+        """Die at the n-th call from now, before it is carried out or after."""
+        self._calls, self.crash_at, self.crash_when = 0, at, when
+
+    def _enter(self) -> bool:
+        """Count a call; the answer is whether to die after it."""
+        self._calls += 1
+        if self._calls != self.crash_at:
+            return False
+        if self.crash_when == "before":
+            raise Crash
+        return True
+
+    def _leave(self, die: bool) -> None:
+        if die:
+            raise Crash
+
+    async def get_finetunejob(self, namespace: str, name: str) -> Raw | None:
+        die = self._enter()
+        self._leave(die)
+        return copy.deepcopy(self.finetunejob) if (namespace, name) == KEY else None
+
+    async def get_job(self, namespace: str, name: str) -> Raw | None:
+        self._leave(self._enter())
+        return copy.deepcopy(self.jobs.get(name))
+
+    async def list_pods_of(self, namespace: str, uid: str) -> list[Raw]:
+        self._leave(self._enter())
+        return copy.deepcopy(list(self.pods.values()))
+
+    async def create_job(self, manifest: Raw) -> Raw:
+        die = self._enter()
+        name = manifest["metadata"]["name"]
+        if name in self.jobs:
+            raise ApiError(409, {"reason": "AlreadyExists"})
+        made = b.job(uid=manifest["metadata"]["labels"][names.LABEL_JOB_UID], name=name)
+        made["metadata"]["uid"] = f"job-{len(self.created)}"
+        self.created.append(name)
+        self.store("jobs", made)
+        self._leave(die)
+        return copy.deepcopy(made)
+
+    async def patch_status(self, namespace: str, name: str, resource_version: str, status: Raw) -> Raw:
+        die = self._enter()
+        if self.finetunejob is None:
+            raise ApiError(404, {"reason": "NotFound"})
+        if self.finetunejob["metadata"]["resourceVersion"] != resource_version:
+            raise ApiError(409, {"reason": "Conflict"})
+        changed = copy.deepcopy(self.finetunejob)
+        changed["status"] = merged(changed.get("status") or {}, status)
+        self.phases.append(changed["status"]["phase"])
+        self.reasons.append(changed["status"]["conditions"][0]["reason"])
+        self.store("finetunejobs", changed)
+        self._leave(die)
+        return copy.deepcopy(changed)
+
+    async def create_event(self, manifest: Raw) -> None:
+        self._leave(self._enter())
+
+    # what it came to
+
+    @property
+    def final(self) -> bool:
+        """Whether the FineTuneJob has reached its last phase."""
+        return bool(self.phases) and Phase(self.phases[-1]).terminal
+
+
+def merged(target: Raw, patch: Raw) -> Raw:
+    """A JSON merge patch applied."""
+    found = dict(target)
+    for key, value in patch.items():
+        if value is None:
+            found.pop(key, None)
+        elif isinstance(value, dict):
+            found[key] = merged(found.get(key) if isinstance(found.get(key), dict) else {}, value)
+        else:
+            found[key] = value
+    return found
