@@ -22,7 +22,10 @@ _RETRY_SECONDS = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
 class ApiError(Exception):
-    """What the API server refused: HTTP ``status``, the Status object's ``reason`` and ``message``."""
+    """What the API server refused: HTTP ``status``, the Status object's ``reason`` and ``message``.
+
+    An API server that cannot be reached counts as one that answers 503.
+    """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -123,10 +126,14 @@ class ApiClient:
     ) -> Object:
         sent = {"Content-Type": "application/json", **(headers or {})}
         data = None if body is None else json.dumps(body).encode()
-        async with self._open().request(method, self._url + path, data=data, params=params, headers=sent) as response:
-            await _raise_for(response)
-            answer: Object = json.loads(await response.read())
-            return answer
+        url = self._url + path
+        try:
+            async with self._open().request(method, url, data=data, params=params, headers=sent) as response:
+                await _raise_for(response)
+                answer: Object = json.loads(await response.read())
+                return answer
+        except (aiohttp.ClientError, TimeoutError) as e:
+            raise ApiError(503, "ServiceUnavailable", f"{method} {path}: {e}") from None
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -107,3 +107,16 @@ async def running(directory: Path, **node: Any) -> AsyncIterator[Rig]:
             outcomes = await asyncio.gather(*parts, return_exceptions=True)
             await server.stop()
             assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), outcomes
+
+
+async def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Returns once something outside of the API server holds.
+
+    Raises:
+        TimeoutError: it never did.
+    """
+    async with asyncio.timeout(seconds):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.01)

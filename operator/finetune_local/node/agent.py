@@ -134,7 +134,8 @@ class NodeAgent:
                     await self._refuse(pod, why_not)
             except ApiError as e:
                 if not (e.not_found or e.conflict):
-                    raise
+                    log.warning("scheduling of pod %s: %s; trying again", pod["metadata"]["name"], e)
+                    asyncio.get_running_loop().call_later(self._retry_seconds, self._look.set)
 
     async def _bind(self, pod: Object) -> None:
         meta = pod["metadata"]

@@ -279,19 +279,21 @@ class PodWorker:
                     written = await self._kubelet.client.patch(
                         f"{self._path}/status", {"metadata": precondition, "status": status}
                     )
-                except ApiError as e:
-                    if e.not_found or not (e.conflict and await self._refresh()):
-                        return
-                else:
                     self.update(written)
                     return
+                except ApiError as e:
+                    if e.not_found or (e.conflict and not await self._refresh()):
+                        return
+                    if not e.conflict:
+                        log.warning("status of pod %s: %s; trying again", meta["name"], e)
+                        await asyncio.sleep(self._kubelet.retry_seconds)
 
     async def _refresh(self) -> bool:
         """Reads the pod anew. False if it is gone."""
         try:
             now = await self._kubelet.client.get(self._path)
-        except ApiError:
-            return False
+        except ApiError as e:
+            return not e.not_found
         if now["metadata"]["uid"] != self._pod["metadata"]["uid"]:
             return False
         self.update(now)

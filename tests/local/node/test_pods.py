@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from finetune_local.client import ApiError
-from tests.local.rig import PODS, Rig, running
+from tests.local.rig import PODS, Rig, eventually, running
 
 
 def test_what_a_container_does_ends_in_its_status(tmp_path: Path) -> None:
@@ -258,9 +258,7 @@ def test_a_node_that_is_killed_takes_its_processes_along(tmp_path: Path) -> None
         agent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(log), stdout=pipe)
         assert agent.stdout is not None
         shell = int(await agent.stdout.readline())
-        async with asyncio.timeout(10):
-            while not log.read_text().endswith("\n"):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: log.read_text().endswith("\n"))
         grandchild = int(log.read_text())
         os.kill(agent.pid, signal.SIGKILL)
         await agent.wait()
@@ -325,16 +323,12 @@ def _waiting(pod: dict[str, Any], reason: str) -> bool:
 
 
 async def _until_logged(rig: Rig, pod: dict[str, Any], text: str) -> str:
-    async with asyncio.timeout(10):
-        while text not in rig.log(pod):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: text in rig.log(pod))
     return rig.log(pod)
 
 
 async def _until_dead(pid: int) -> None:
-    async with asyncio.timeout(10):
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 
 def test_an_unknown_object_is_an_error_of_the_client(tmp_path: Path) -> None:
