@@ -17,7 +17,7 @@ from .calls import Call
 from .deletes import Deleter
 from .errors import ApiError
 from .paths import Target, parse
-from .requests import DropConnection, Interceptor, RequestRecord
+from .requests import KEPT, DropConnection, Interceptor, RequestRecord
 from .resources import PODS, Registry, Resource
 from .reviews import Reviews
 from .selectors import Predicate, field_selector, label_selector
@@ -51,6 +51,8 @@ class Api:
         """Every request. Failures become Status objects; nothing else leaves here."""
         record = RequestRecord(request.method, request.path_qs, request.headers.get("User-Agent", ""))
         self.requests.append(record)
+        if len(self.requests) > 2 * KEPT:
+            del self.requests[:KEPT]
         try:
             response = await self._answer(request, record)
         except ApiError as error:

@@ -7,6 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from . import errors
@@ -48,8 +49,10 @@ def check(value: Any, old: Any, schema: Schema) -> list[Cause]:
 
 
 def _check(value: Any, old: Any, schema: Schema, path: str) -> Iterator[Cause]:
-    for rule in schema.get(RULES) or []:
-        yield from _broken(rule, value, old, schema, path)
+    if rules := schema.get(RULES):
+        case = _Case(_Known(schema), _text(value), None if old is _MISSING else _text(old))
+        for rule in rules:
+            yield from _broken(rule, case, path)
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         extra = schema.get("additionalProperties")
@@ -71,31 +74,55 @@ def _counterpart(item: Any, old: Any, schema: Schema) -> Any:
     return next((one for one in old if all(one.get(key) == item.get(key) for key in keys)), _MISSING)
 
 
-def _broken(rule: dict[str, Any], value: Any, old: Any, schema: Schema, path: str) -> Iterator[Cause]:
+class _Known:
+    """A schema as part of a cache's key: by identity, which holding it keeps from being used again."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+
+    def __hash__(self) -> int:
+        return id(self.schema)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and other.schema is self.schema
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a rule is held against: a value and, on updates, its old state, as JSON."""
+
+    schema: _Known
+    value: str
+    old: str | None
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _broken(rule: dict[str, Any], case: _Case, path: str) -> Iterator[Cause]:
     expression = rule["rule"]
-    is_transition = re.search(r"\boldSelf\b", expression) is not None
-    if is_transition and old is _MISSING:
+    if re.search(r"\boldSelf\b", expression) is None:
+        case = _Case(case.schema, case.value, None)
+    elif case.old is None:
         return
-    bindings = {"self": _typed(value, schema)}
-    if is_transition:
-        bindings["oldSelf"] = _typed(old, schema)
-    kind = schema.get("type", "object")
+    kind = case.schema.schema.get("type", "object")
     try:
-        holds = _evaluate(expression, bindings)
+        holds = _evaluate(expression, case)
     except ValueError as error:
         told = f"{error} evaluating rule: {rule.get('message') or expression}"
         yield errors.invalid_value(path, kind, told)
         return
     if holds is not True:
-        yield _cause(rule, bindings, path + (rule.get("fieldPath") or ""), kind)
+        yield _cause(rule, case, path + (rule.get("fieldPath") or ""), kind)
 
 
-def _cause(rule: dict[str, Any], bindings: dict[str, Any], path: str, kind: str) -> Cause:
+def _cause(rule: dict[str, Any], case: _Case, path: str, kind: str) -> Cause:
     message = rule.get("message") or f"failed rule: {rule['rule']}"
     if "messageExpression" in rule:
         # As the real server does: a message that cannot be made gives way to the plain one.
         with contextlib.suppress(ValueError):
-            message = str(_evaluate(rule["messageExpression"], bindings))
+            message = str(_evaluate(rule["messageExpression"], case))
     reason = rule.get("reason") or "FieldValueInvalid"
     text = {
         "FieldValueRequired": f"Required value: {message}",
@@ -118,10 +145,16 @@ def compile_rule(expression: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _evaluate(expression: str, bindings: dict[str, Any]) -> Any:
+@functools.lru_cache(maxsize=8192)
+def _evaluate(expression: str, case: _Case) -> Any:
+    """The value of an expression. cel-python takes about 1 ms for one, so verdicts are kept: writes change little."""
     from celpy import celtypes
     from celpy.evaluation import CELEvalError
 
+    schema = case.schema.schema
+    bindings = {"self": _typed(json.loads(case.value), schema)}
+    if case.old is not None:
+        bindings["oldSelf"] = _typed(json.loads(case.old), schema)
     try:
         result = compile_rule(expression).evaluate(bindings)
     except CELEvalError as error:

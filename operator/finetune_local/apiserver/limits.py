@@ -8,7 +8,7 @@ LIMITS: tuple[str, ...] = (
     "Creating a role or binding is not checked for escalation of privileges.",
     "Built-in kinds: only those that the operator, its chart and kubectl's everyday commands use. Others, such as "
     "StatefulSets, CronJobs and ReplicaSets, answer 404.",
-    "Deployments, Services, PodDisruptionBudgets and PersistentVolumeClaims are stored only: no controller acts on them.",
+    "Deployments, Services, PodDisruptionBudgets and PersistentVolumeClaims are stored only: nothing acts on them.",
     "Built-in objects are checked for types, unknown and required fields, and for the rules that fine-tuning Jobs and "
     "Pods can break; not for every rule of a real server. Types follow the release of the `kubernetes` package.",
     "A custom resource has exactly one served version, no scale subresource, no conversion and no selectable fields.",
@@ -22,7 +22,7 @@ LIMITS: tuple[str, ...] = (
     "Later pages of a list show objects as they are by then, not as they were at the first page.",
     "Protobuf is never written, and read only for the few kinds that kubectl and Helm insist on sending that way.",
     "OpenAPI v2 is an empty document; v3 documents describe fields and patch types, not every parameter.",
-    "Evictions do not look at PodDisruptionBudgets. exec, attach, port-forward, proxy and ephemeral containers answer 404.",
+    "Evictions do not look at PodDisruptionBudgets. exec, attach, port-forward and proxy answer 404.",
     "Logs come without timestamps, since-filters or previous containers.",
-    "No API priority and fairness, no audit log, no request time-outs, no watch cache: every read is the latest state.",
+    "No API priority and fairness, no audit log, no request time-outs, no watch cache: reads are the latest state.",
 )

@@ -9,6 +9,7 @@ from typing import Literal
 
 from .rbac import Grant
 
+KEPT = 100_000  # requests that are remembered at least, before the older half is forgotten
 Phase = Literal["before", "after"]
 
 

@@ -49,8 +49,8 @@ def test_an_undeclared_call_is_forbidden_in_the_real_servers_words(api: Running)
         (
             f"{MAPS}/c",
             "GET",
-        ): 'configmaps "c" is forbidden: User "ann" cannot get resource "configmaps" in API group "" '
-        'in the namespace "default"',
+        ): 'configmaps "c" is forbidden: User "ann" cannot get resource "configmaps" in API group '
+        '"" in the namespace "default"',
         ("/apis/batch/v1/jobs", "GET"): 'jobs.batch is forbidden: User "ann" cannot list resource "jobs" in API group '
         '"batch" at the cluster scope',
         ("/api/v1/namespaces/default/pods/p/log", "GET"): 'pods "p" is forbidden: User "ann" cannot get resource '
@@ -67,8 +67,8 @@ def test_an_undeclared_call_is_forbidden_in_the_real_servers_words(api: Running)
     [
         ({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}, "", ["GET c"], ["GET", "DELETE c"]),
         ({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, "", ["GET c", "GET", "DELETE c"], []),
-        ({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["c"], "verbs": ["get", "list", "create"]}, "",
-         ["GET c", "GET ?fieldSelector=metadata.name=c"], ["GET d", "GET", "POST"]),
+        ({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["c"], "verbs": ["get", "list", "create"]},
+         "", ["GET c", "GET ?fieldSelector=metadata.name=c"], ["GET d", "GET", "POST"]),
         ({"apiGroups": ["batch"], "resources": ["configmaps"], "verbs": ["*"]}, "", [], ["GET c"]),
         ({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}, "default", ["GET c"], []),
         ({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}, "kube-system", [], ["GET c"]),

@@ -26,8 +26,13 @@ def start(api: Running, logs_dir: Path, text: str = "one\ntwo\nthree\n") -> Path
 
 @pytest.mark.parametrize(
     ("query", "text"),
-    [("", "one\ntwo\nthree\n"), ("?tailLines=2", "two\nthree\n"), ("?tailLines=0", ""), ("?container=main", "one\ntwo\nthree\n")],
-)  # fmt: skip
+    [
+        ("", "one\ntwo\nthree\n"),
+        ("?tailLines=2", "two\nthree\n"),
+        ("?tailLines=0", ""),
+        ("?container=main", "one\ntwo\nthree\n"),
+    ],
+)
 def test_a_log_is_told_whole_or_by_its_last_lines(api: Running, logs_dir: Path, query: str, text: str) -> None:
     start(api, logs_dir)
     answer = api.get(f"{PODS}/p/log{query}", accept="*/*")

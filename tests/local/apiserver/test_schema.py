@@ -35,7 +35,7 @@ STRUCTURE: dict[str, Any] = {
             "type": "object",
             "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
             "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
-        },  # fmt: skip
+        },
         "nested": {"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}}},
     },
 }
@@ -65,7 +65,7 @@ STRUCTURE: dict[str, Any] = {
         ({"name": "A"}, ["name: Invalid value: \"A\": name in body should match '^[a-z]*$'"]),
         ({"kind": "c"}, ['kind: Unsupported value: "c": supported values: "a", "b"']),
         ({"when": "today"}, ['when: Invalid value: "today": when in body must be of type date-time: "today"']),
-        ({"when": "2026-13-41T00:00:00Z"}, ["when: *"]),
+        ({"when": "2026-13-41T00:00:00Z"}, ["when: …"]),
         ({"step": 0.7}, ["step: Invalid value: 0.7: step in body should be a multiple of 0.5"]),
         ({"list": []}, ["list: Invalid value: 0: list in body should have at least 1 items"]),
         ({"list": ["a", "b", "c"]}, ["list: Too many: 3: must have at most 2 items"]),
@@ -73,21 +73,24 @@ STRUCTURE: dict[str, Any] = {
         ({"set": ["a", "a"]}, ['set[1]: Duplicate value: "a"']),
         ({"map": [{"type": "a"}, {"type": "a"}]}, ['map[1]: Duplicate value: {"type": "a"}']),
         ({"map": [{}]}, ["map[0].type: Required value"]),
-        ({"labels": {"a": 1}}, ["labels.a: *"]),
+        ({"labels": {"a": 1}}, ["labels.a: …"]),
         ({"labels": {"a": "1", "b": "2"}}, ["labels: Too many: 2: must have at most 1 items"]),
         ({"nested": {}}, ["nested.x: Required value"]),
-        ({"either": {"a": "1", "b": "2"}}, ["either: *one and only one schema (oneOf). Found 2 valid alternatives"]),
-        ({"either": {}}, ["either: *one and only one schema (oneOf). Found none valid"]),
-        ({"rate": 2, "epochs": 0}, ["epochs: *", "rate: *"]),
+        ({"either": {"a": "1", "b": "2"}}, ["either: …one and only one schema (oneOf). Found 2 valid alternatives"]),
+        ({"either": {}}, ["either: …one and only one schema (oneOf). Found none valid"]),
+        ({"rate": 2, "epochs": 0}, ["epochs: …", "rate: …"]),
     ],
 )
 def test_a_value_is_judged_in_the_real_servers_words(value: dict[str, Any], told: list[str]) -> None:
     found = [f"{cause.field}: {cause.message}" for cause in schema.validate(value, STRUCTURE)]
     assert len(found) == len(told), found
     for one, expected in zip(found, told, strict=True):
-        start, star, end = expected.partition("*") if "pattern" not in expected and "^" not in expected else (
-            expected, "", "")  # fmt: skip
-        assert one == expected if not star else one.startswith(start) and one.endswith(end)
+        if "…" in expected:
+            start, _, end = expected.partition("…")
+            assert one.startswith(start)
+            assert one.endswith(end)
+        else:
+            assert one == expected
 
 
 def test_unknown_fields_are_dropped_and_named() -> None:
@@ -145,15 +148,16 @@ def ruled(*rules: dict[str, Any]) -> dict[str, Any]:
     ("rule", "old", "value", "told"),
     [
         ({"rule": "self.epochs > 1", "message": "more"}, None, {"epochs": 1}, [("", 'Invalid value: "object": more')]),
-        ({"rule": "self.epochs > 1"}, None, {"epochs": 1}, [("", 'Invalid value: "object": failed rule: self.epochs > 1')]),
+        ({"rule": "self.epochs > 1"}, None, {"epochs": 1},
+         [("", 'Invalid value: "object": failed rule: self.epochs > 1')]),
         ({"rule": "self.epochs > 1"}, None, {"epochs": 2}, []),
         ({"rule": "self.epochs == oldSelf.epochs"}, None, {"epochs": 2}, []),
         ({"rule": "self.epochs == oldSelf.epochs", "message": "fixed"}, {"epochs": 1}, {"epochs": 2},
          [("", 'Invalid value: "object": fixed')]),
         ({"rule": "self.rate == 1.0 || true"}, None, {"rate": 1}, []),
         ({"rule": "self.rate >= 0.5"}, None, {"rate": 1}, []),
-        ({"rule": "has(self.name)", "fieldPath": ".name", "reason": "FieldValueRequired", "message": "say it"}, None, {},
-         [(".name", "Required value: say it")]),
+        ({"rule": "has(self.name)", "fieldPath": ".name", "reason": "FieldValueRequired", "message": "say it"},
+         None, {}, [(".name", "Required value: say it")]),
         ({"rule": "!has(self.name)", "messageExpression": "'not ' + self.name"}, None, {"name": "x"},
          [("", 'Invalid value: "object": not x')]),
         ({"rule": "self.nothing == 1"}, None, {}, [("", "*")]),
