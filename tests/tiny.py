@@ -26,7 +26,7 @@ PAIRS = tuple({"prompt": f"say {n % 5}", "completion": f" {n % 5} it is"} for n 
 
 @functools.cache
 def tokenizer(vocabulary: int = 320, chat_template: str | None = CHAT_TEMPLATE, text: tuple[str, ...] = TEXT) -> Any:
-    """A byte-level BPE tokenizer with ``<|endoftext|>`` as its end token."""
+    """A byte-level BPE tokenizer with ``<|im_end|>`` as its end token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -40,7 +40,7 @@ def tokenizer(vocabulary: int = 320, chat_template: str | None = CHAT_TEMPLATE, 
         show_progress=False,
     )
     bpe.train_from_iterator(text, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", chat_template=chat_template)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", chat_template=chat_template)
 
 
 def save_model(
@@ -66,8 +66,9 @@ def save_model(
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=positions,
+        initializer_range=0.2,  # with the usual 0.02 a frozen head of this size could hardly prefer any token
         bos_token_id=None,
-        eos_token_id=0,
+        eos_token_id=SPECIAL_TOKENS.index("<|im_end|>"),
         pad_token_id=None,
         tie_word_embeddings=False,
     )

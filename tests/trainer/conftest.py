@@ -15,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import boto3
 import pytest
+from accelerate.state import AcceleratorState
 from moto.server import ThreadedMotoServer
 
 from finetune_api.run import RunConfig, RunResult
@@ -156,7 +157,8 @@ class Trainer:
         return {"train": [{"uri": uri}], "validationFraction": fraction}
 
     def run(self, **changes: Any) -> Ended:
-        """Runs to the end in this process."""
+        """Runs to the end in this process, which Accelerate otherwise allows to choose its precision only once."""
+        AcceleratorState._reset_state(reset_partial_state=True)
         config = self.config(**changes)
         scratch, log = self.directory / "scratch", self.directory / "termination-log"
         scratch.mkdir(exist_ok=True)

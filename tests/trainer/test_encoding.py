@@ -60,7 +60,7 @@ def chat(*messages, learn_from: int = 0) -> Record:
             (USER, FIRST, AGAIN, SECOND),
             "one it is<|im_end|>\n<think>\n\n</think>\n\ntwo it is<|im_end|>\n",
         ),
-        (ENDED, (USER, FIRST, AGAIN, SECOND), "one it is<|im_end|>\n two it is<|im_end|>\n<|endoftext|>"),
+        (ENDED, (USER, FIRST, AGAIN, SECOND), "one it is<|im_end|>\n two it is<|im_end|>\n<|im_end|>"),
     ],
 )
 def test_every_assistant_turn_is_learned_and_nothing_else(template, messages, learned):
@@ -83,8 +83,8 @@ def test_of_a_conversational_prompt_and_completion_only_the_completion_is_learne
 def test_a_prompt_and_its_completion_are_joined_as_they_are():
     record = Record("line 1", prompt="say 1", completion=" one it is")
     (example,) = encoder().encode([record], "training").examples
-    assert tiny.tokenizer().decode(list(example.ids)) == "say 1 one it is<|endoftext|>"
-    assert (pieces(example, 0), pieces(example, 1)) == ("say 1", " one it is<|endoftext|>")
+    assert tiny.tokenizer().decode(list(example.ids)) == "say 1 one it is<|im_end|>"
+    assert (pieces(example, 0), pieces(example, 1)) == ("say 1", " one it is<|im_end|>")
 
 
 def test_a_token_across_the_border_of_prompt_and_completion_is_learned():
@@ -94,12 +94,12 @@ def test_a_token_across_the_border_of_prompt_and_completion_is_learned():
     record = Record("line 1", prompt="hello ", completion="world")
     (example,) = Encoder(tokenizer, 32).encode([record], "training").examples
     learned = [token for token, mark in zip(example.ids, example.learned, strict=True) if mark]
-    assert tokenizer.decode(learned) == " world<|endoftext|>"
+    assert tokenizer.decode(learned) == " world<|im_end|>"
 
 
 def test_of_a_text_all_is_learned_but_the_first_token_which_nothing_predicts():
     (example,) = encoder().encode([Record("line 1", text="hello world é 🦊")], "training").examples
-    assert tiny.tokenizer().decode(list(example.ids)) == "hello world é 🦊<|endoftext|>"
+    assert tiny.tokenizer().decode(list(example.ids)) == "hello world é 🦊<|im_end|>"
     assert list(example.learned) == [0] + [1] * (len(example.ids) - 1)
 
 
@@ -108,7 +108,7 @@ def test_a_long_text_is_cut_into_blocks_and_loses_nothing():
     encoded = encoder(max_length=32).encode([Record("line 1", text=text)], "training")
     assert len(encoded.examples) > 3
     assert all(len(example.ids) <= 32 for example in encoded.examples)
-    assert "".join(tiny.tokenizer().decode(list(e.ids)) for e in encoded.examples) == f"{text}<|endoftext|>"
+    assert "".join(tiny.tokenizer().decode(list(e.ids)) for e in encoded.examples) == f"{text}<|im_end|>"
 
 
 def test_a_long_conversation_is_cut_at_its_end():
@@ -168,7 +168,7 @@ def test_a_template_runs_in_a_sandbox():
     [
         (chat(USER, FIRST, AGAIN, SECOND), "say 2<|im_end|>\n<|im_start|>assistant\n", " two it is"),
         (Record("line 1", prompt="say 1 ", completion="one"), "say 1 ", "one"),
-        (Record("line 1", prompt="", completion="one"), "<|endoftext|>", "one"),
+        (Record("line 1", prompt="", completion="one"), "<|im_end|>", "one"),
     ],
 )
 def test_a_sample_gives_what_is_given_in_use(record, given, reference):

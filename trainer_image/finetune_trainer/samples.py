@@ -38,10 +38,8 @@ def answers(
 ) -> list[str]:
     """What ``model`` says, greedily: the likeliest token each time, so that base and tuned can be compared."""
     model.eval()
-    own = model.generation_config
-    end = own.eos_token_id if own and own.eos_token_id is not None else tokenizer.eos_token_id
     config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=0
+        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=_ends(model, tokenizer), pad_token_id=0
     )
     said = []
     for prompt in given:
@@ -49,3 +47,10 @@ def answers(
         out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
         said.append(str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)))
     return said
+
+
+def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """The tokens that end an answer: a chat model has one for the turn and one for the text."""
+    own = model.generation_config.eos_token_id if model.generation_config else None
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    return sorted(ends) or None
