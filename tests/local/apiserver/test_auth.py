@@ -150,6 +150,7 @@ def test_a_token_bound_to_a_pod_names_it_as_the_real_server_does(api: Running) -
 
     assert "target audiences" in review(api, token, "another")["error"]
     api.delete(f"{path}/p", {"gracePeriodSeconds": 0})
+    api.post(path, pod())  # of the same name, but another
     assert review(api, token, "finetune-operator") == {
         "user": {}, "error": "service account token has been invalidated",
     }  # fmt: skip

@@ -107,6 +107,7 @@ JOB = batch_job()
         (changed(JOB, "spec.completionMode", "Sometimes"), 422, "spec.completionMode"),
         (changed(JOB, "spec.parallelism", -1), 422, "spec.parallelism"),
         (batch_job("x" * 63, completionMode="Indexed", completions=1), 422, "metadata.name"),
+        (batch_job("x" * 61, completionMode="Indexed", completions=11), 422, "metadata.name"),
         (batch_job("a.b", completionMode="Indexed", completions=1), 422, "metadata.name"),
     ],
 )  # fmt: skip
@@ -114,6 +115,10 @@ def test_a_job_that_could_not_run_is_refused(api: Running, job: dict[str, Any], 
     answer = api.post(BATCH, job)
     assert answer.status == status, answer.text
     assert field in [cause["field"] for cause in answer.json["details"]["causes"]]
+
+
+def test_an_indexed_job_may_use_the_hostname_to_the_last_character(api: Running) -> None:
+    assert api.post(BATCH, batch_job("x" * 61, completionMode="Indexed", completions=10)).status == 201
 
 
 @pytest.mark.parametrize(
