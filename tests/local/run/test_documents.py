@@ -1,0 +1,153 @@
+"""FineTuneJobs from files, made fit for the local S3."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_local.run.documents import BUCKET, SECRET, InvalidDocument, localise, read
+
+S3 = "http://127.0.0.1:9000"
+HEAD = "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\n"
+
+
+def document(**spec: Any) -> dict[str, Any]:
+    whole = {"model": {"uri": "hf://a/b"}, "data": {"train": [{"uri": "s3://team/x.jsonl"}], "validationFraction": 0.1}}
+    meta = {"name": "j"}
+    return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": meta, "spec": whole | spec}
+
+
+def test_every_document_of_a_file_is_read_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.yaml"
+    file.write_text(f"{HEAD}metadata: {{name: one}}\n---\n{HEAD}metadata: {{name: two}}\n---\n")
+
+    assert [job["metadata"]["name"] for job in read(file)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty; expected a FineTuneJob"),
+        ("kind: [", "not YAML: while parsing"),
+        ("- 1\n", "document 1: found list, expected a FineTuneJob"),
+        (f"{HEAD}---\napiVersion: v1\nkind: Pod\n", "document 2: found apiVersion v1, kind Pod; expected apiVersion"),
+        ("kind: FineTuneJob\n", "found apiVersion None, kind FineTuneJob; expected apiVersion finetune.dev/v1alpha1"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+
+    with pytest.raises(InvalidDocument) as caught:
+        read(file)
+
+    assert str(caught.value).startswith(str(file))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDocument, match=r"none\.yaml: No such file"):
+        read(tmp_path / "none.yaml")
+
+
+def test_local_files_go_to_the_local_s3(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "train.jsonl").touch()
+    (tmp_path / "valid.jsonl").touch()
+    data = {
+        "train": [{"uri": "file://sub/train.jsonl", "format": "text"}],
+        "validation": [{"uri": f"file://{tmp_path}/valid.jsonl"}],
+    }
+
+    fit = localise(document(model={"uri": "file://model"}, data=data), tmp_path / "job.yaml", S3, has_gpu=False)
+
+    spec = fit.job["spec"]
+    assert {upload.path for upload in fit.uploads} == {
+        tmp_path / "model",
+        tmp_path / "sub" / "train.jsonl",
+        tmp_path / "valid.jsonl",
+    }
+    assert {upload.uri for upload in fit.uploads} == {
+        spec["model"]["uri"],
+        spec["data"]["train"][0]["uri"],
+        spec["data"]["validation"][0]["uri"],
+    }
+    assert spec["model"]["uri"].startswith(f"s3://{BUCKET}/input/j/")
+    assert spec["model"]["uri"].endswith("/model/")
+    assert spec["data"]["train"][0]["format"] == "text"
+    assert fit.uses_local_s3
+
+
+def test_what_is_absent_is_filled_in(tmp_path: Path) -> None:
+    fit = localise(document(), tmp_path / "job.yaml", S3, has_gpu=False)
+
+    spec = fit.job["spec"]
+    assert spec["storage"] == {"endpointUrl": S3, "region": "us-east-1", "credentials": SECRET}
+    assert spec["output"] == {"uri": f"s3://{BUCKET}/output/"}
+    assert spec["resources"] == {"gpusPerNode": 0}
+    assert fit.buckets == (BUCKET,)
+    assert fit.notes == ("this machine has no GPU for training: spec.resources.gpusPerNode is 0",)
+
+
+@pytest.mark.parametrize(("given", "has_gpu"), [({"gpusPerNode": 1}, False), ({}, True)])
+def test_gpus_are_left_as_they_are_where_asked_for_or_there(
+    tmp_path: Path, given: dict[str, int], has_gpu: bool
+) -> None:
+    fit = localise(document(resources=given), tmp_path / "job.yaml", S3, has_gpu)
+
+    assert fit.job["spec"]["resources"] == given
+    assert fit.notes == ()
+
+
+def test_what_is_given_stays(tmp_path: Path) -> None:
+    storage = {"endpointUrl": "https://minio:9000", "credentials": "mine"}
+    given = document(storage=storage, output={"uri": "s3://team/out/"}, resources={"gpusPerNode": 0})
+
+    fit = localise(given, tmp_path / "job.yaml", S3, has_gpu=False)
+
+    assert fit.job == given
+    assert not fit.uses_local_s3
+    assert fit.buckets == ()
+
+
+def test_the_bucket_of_the_output_is_made(tmp_path: Path) -> None:
+    fit = localise(document(output={"uri": "s3://team-a/adapters/"}), tmp_path / "job.yaml", S3, has_gpu=False)
+
+    assert fit.buckets == (BUCKET, "team-a")
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"model": {"uri": "file://none"}}, "spec.model.uri: {dir}/none does not exist; name an existing file"),
+        (
+            {"model": {"uri": "file://file"}},
+            "spec.model.uri: {dir}/file is no such thing; expected a model's directory",
+        ),
+        ({"data": {"train": [{"uri": "file://."}]}}, "spec.data.train[0].uri: {dir} is no such thing; expected a file"),
+        (
+            {"data": {"train": [{"uri": "file://file"}]}, "storage": {"credentials": "mine"}},
+            "spec.storage names an S3 account, but {dir}/file is a local file: remove spec.storage",
+        ),
+    ],
+)
+def test_a_local_file_that_cannot_be_used_is_named(tmp_path: Path, spec: dict[str, Any], told: str) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(InvalidDocument) as caught:
+        localise(document(**spec), tmp_path / "job.yaml", S3, has_gpu=False)
+
+    assert told.format(dir=tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec", [None, "text", {"data": "x", "model": 3}, {"data": {"train": "x"}}, {"data": {"train": ["x"]}, "output": 1}]
+)
+def test_wrong_types_are_left_for_the_api_server_to_refuse(tmp_path: Path, spec: Any) -> None:
+    wrong = document() | {"spec": spec, "metadata": None}
+
+    fit = localise(wrong, tmp_path / "job.yaml", S3, has_gpu=False)
+
+    assert fit.uploads == ()
