@@ -217,6 +217,7 @@ class World:
         if kind == "DELETED":
             if (cached := self.get(key)) and cached["metadata"]["uid"] == raw["metadata"]["uid"]:
                 self.drop(key)
+                self._changed(key)
             return
         known = self._known_versions.get(key, [])
         version = raw["metadata"]["resourceVersion"]
