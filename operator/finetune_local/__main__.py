@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import shutil
 import signal
 import sys
 import tempfile
@@ -100,26 +101,38 @@ async def _local_mode(options: argparse.Namespace) -> AsyncIterator[Addresses]:
     if (running := connection.discover(options.data_dir)) is not None:
         yield running
         return
-    with tempfile.TemporaryDirectory(prefix="finetune-local-") as directory:
-        async with LocalCluster(Path(directory), extra_capacity=_gpus(options)) as cluster:
-            guard = asyncio.create_task(cluster.watch())
-            guard.add_done_callback(_cancels(asyncio.current_task()))
-            try:
-                yield Addresses.of(cluster)
-            except asyncio.CancelledError:
-                if guard.done() and not guard.cancelled() and (failure := guard.exception()):
-                    raise failure from None
-                raise
-            finally:
-                guard.cancel()
+    directory = Path(tempfile.mkdtemp(prefix="finetune-local-"))
+    try:
+        async with LocalCluster(directory, extra_capacity=_gpus(options)) as cluster, _guarded(cluster):
+            yield Addresses.of(cluster)
+    except ControlPlaneFailed:
+        raise  # its message names a log in the directory
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
 
 
-def _cancels(task: asyncio.Task[Any] | None) -> Any:
+@contextlib.asynccontextmanager
+async def _guarded(cluster: LocalCluster) -> AsyncIterator[None]:
+    """Ends what happens inside when the cluster fails, with that failure."""
+    inside = asyncio.current_task()
+
     def cancel(guard: asyncio.Task[None]) -> None:
-        if task is not None and not guard.cancelled():
-            task.cancel()
+        if inside is not None and not guard.cancelled():
+            inside.cancel()
 
-    return cancel
+    guard = asyncio.create_task(cluster.watch())
+    guard.add_done_callback(cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if guard.done() and (failure := guard.exception()):
+            raise failure from None
+        raise
+    finally:
+        guard.remove_done_callback(cancel)
+        guard.cancel()
 
 
 def _gpus(options: argparse.Namespace) -> dict[str, str]:

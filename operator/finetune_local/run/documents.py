@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def _job(document: Any, where: str) -> Object:
     return document
 
 
-def localise(document: Object, where: Path, endpoint_url: str, has_gpu: bool) -> Localised:
+def localise(document: Object, where: Path, endpoint_url: str, node: Mapping[str, Any]) -> Localised:
     """The job with ``file://`` URIs, storage and output of the local S3; fields of a wrong type are left as they are,
     for the API server to refuse.
 
@@ -81,7 +81,7 @@ def localise(document: Object, where: Path, endpoint_url: str, has_gpu: bool) ->
         document: a FineTuneJob as the user wrote it.
         where: its file; relative paths start from there.
         endpoint_url: of the local S3.
-        has_gpu: whether the local node has a GPU.
+        node: what the local node has to give (``status.allocatable``).
 
     Raises:
         InvalidDocument: a file that does not exist, or storage that does not go with local files.
@@ -91,7 +91,6 @@ def localise(document: Object, where: Path, endpoint_url: str, has_gpu: bool) ->
     if not isinstance(spec, dict):
         return Localised(job, (), (), uses_local_s3=False)
     uploads = list(_rewrite_files(job, spec, where))
-    notes = []
     given = spec.get("storage")
     if given and uploads:
         raise InvalidDocument(
@@ -102,12 +101,21 @@ def localise(document: Object, where: Path, endpoint_url: str, has_gpu: bool) ->
         spec["storage"] = {"endpointUrl": endpoint_url, "region": "us-east-1", "credentials": SECRET}
     if "output" not in spec and not given:
         spec["output"] = {"uri": f"s3://{BUCKET}/output/"}
-    resources = spec.setdefault("resources", {})
-    if isinstance(resources, dict) and "gpusPerNode" not in resources and not has_gpu:
-        resources["gpusPerNode"] = 0
-        notes.append("this machine has no GPU for training: spec.resources.gpusPerNode is 0")
+    notes = tuple(_fill_resources(spec.setdefault("resources", {}), node))
     buckets = {BUCKET, *_bucket_of(spec.get("output"))} if not given else set()
-    return Localised(job, tuple(uploads), tuple(sorted(buckets)), uses_local_s3=not given, notes=tuple(notes))
+    return Localised(job, tuple(uploads), tuple(sorted(buckets)), uses_local_s3=not given, notes=notes)
+
+
+def _fill_resources(resources: Any, node: Mapping[str, Any]) -> Iterator[str]:
+    """A job that runs alone may have the whole machine; what was filled in, in words."""
+    if not isinstance(resources, dict):
+        return
+    if "gpusPerNode" not in resources and int(node.get("nvidia.com/gpu", 0)) == 0:
+        resources["gpusPerNode"] = 0
+        yield "no GPU is offered on this machine: spec.resources.gpusPerNode is 0"
+    if "cpu" not in resources:
+        resources["cpu"] = node["cpu"]
+        yield f"all CPUs of this machine: spec.resources.cpu is {node['cpu']}"
 
 
 def _rewrite_files(job: Object, spec: Object, where: Path) -> Iterator[Upload]:

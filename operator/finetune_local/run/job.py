@@ -13,8 +13,9 @@ from finetune_local.run.progress import Display
 
 Object = dict[str, Any]
 
-_HOPELESS_SECONDS = 10.0
-"""How long a pod may be unschedulable. The one node of local mode does not grow."""
+_HOPELESS = "Preemption is not helpful"
+"""What the scheduler says where waiting does not help either: the one node of local mode does not grow."""
+_HOPELESS_SECONDS = 5.0
 _LOG_LINES = 20
 _UNEXPLAINED = (Reason.TRAINER_CRASHED, Reason.TRAINER_KILLED, Reason.RESULT_MISSING)
 """Reasons for which the log says more than the message."""
@@ -32,8 +33,7 @@ async def run(document: Object, file: Path, client: ApiClient, addresses: Addres
         RunFailed: the API server refused it, or it was deleted, or it can never start.
     """
     node = await client.get("/api/v1/nodes/local")
-    has_gpu = int(node["status"]["allocatable"].get("nvidia.com/gpu", 0)) > 0
-    fit = localise(document, file, addresses.endpoint_url, has_gpu)
+    fit = localise(document, file, addresses.endpoint_url, node["status"]["allocatable"])
     for note in fit.notes:
         display.say(note)
     await _prepare(fit, client, addresses)
@@ -66,7 +66,7 @@ async def follow(job: Object, collection: str, client: ApiClient, display: Displ
                     display.show(job)
                     if _phase(job).terminal:
                         return job
-                    stuck = reason(job) == Reason.UNSCHEDULABLE
+                    stuck = reason(job) == Reason.UNSCHEDULABLE and _HOPELESS in explanation(job)
                     if stuck != (patience.when() is not None):
                         patience.reschedule(loop.time() + _HOPELESS_SECONDS if stuck else None)
                 job = await client.get(f"{collection}/{name}")
@@ -152,4 +152,5 @@ def _phase(job: Object) -> Phase:
 
 
 def _refusal(error: ApiError) -> str:
-    return " ".join(error.message.split())
+    told = " ".join(error.message.split())
+    return f"{told}: delete it first, or give the new one another name" if error.reason == "AlreadyExists" else told

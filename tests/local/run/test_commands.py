@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,16 +171,22 @@ def test_a_job_that_is_deleted_meanwhile_ends_the_run(tmp_path: Path) -> None:
         in_local_mode(tmp_path, file, scenario)
 
 
-def test_an_operator_that_dies_is_told(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with LocalCluster(tmp_path, operator_settings={"trainer_image": "x"}) as cluster:
-            for child in psutil.Process().children():
-                if "finetune_operator" in " ".join(child.cmdline()):
-                    child.kill()
-            await cluster.watch()
+def test_an_operator_that_dies_ends_the_run_and_leaves_its_log(tmp_path: Path) -> None:
+    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}))
+    words = [sys.executable, "-m", "finetune_local", "--data-dir", str(tmp_path / "none"), "run", str(file)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as run:
+        _until(run.stderr, "j  Starting")
+        for child in psutil.Process(run.pid).children():
+            if "finetune_operator" in " ".join(child.cmdline()):
+                child.kill()
+        assert run.wait(10) == 1
+        assert run.stderr is not None
+        told = run.stderr.read()
 
-    with pytest.raises(ControlPlaneFailed, match=r"the operator ended with exit code -9: .*operator\.log"):
-        asyncio.run(scenario())
+    assert "the operator ended with exit code -9: " in told
+    log = Path(told.rpartition("read ")[2].strip(")\n"))
+    assert log.is_file()
+    shutil.rmtree(log.parent)
 
 
 def test_settings_that_the_operator_refuses_are_told(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from finetune_local.run.documents import BUCKET, SECRET, InvalidDocument, localise, read
 
+NODE = {"cpu": "4", "memory": "8Gi"}
 S3 = "http://127.0.0.1:9000"
 HEAD = "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\n"
 
@@ -61,7 +62,7 @@ def test_local_files_go_to_the_local_s3(tmp_path: Path) -> None:
         "validation": [{"uri": f"file://{tmp_path}/valid.jsonl"}],
     }
 
-    fit = localise(document(model={"uri": "file://model"}, data=data), tmp_path / "job.yaml", S3, has_gpu=False)
+    fit = localise(document(model={"uri": "file://model"}, data=data), tmp_path / "job.yaml", S3, NODE)
 
     spec = fit.job["spec"]
     assert {upload.path for upload in fit.uploads} == {
@@ -81,31 +82,33 @@ def test_local_files_go_to_the_local_s3(tmp_path: Path) -> None:
 
 
 def test_what_is_absent_is_filled_in(tmp_path: Path) -> None:
-    fit = localise(document(), tmp_path / "job.yaml", S3, has_gpu=False)
+    fit = localise(document(), tmp_path / "job.yaml", S3, NODE)
 
     spec = fit.job["spec"]
     assert spec["storage"] == {"endpointUrl": S3, "region": "us-east-1", "credentials": SECRET}
     assert spec["output"] == {"uri": f"s3://{BUCKET}/output/"}
-    assert spec["resources"] == {"gpusPerNode": 0}
+    assert spec["resources"] == {"gpusPerNode": 0, "cpu": "4"}
     assert fit.buckets == (BUCKET,)
-    assert fit.notes == ("this machine has no GPU for training: spec.resources.gpusPerNode is 0",)
+    assert fit.notes == (
+        "no GPU is offered on this machine: spec.resources.gpusPerNode is 0",
+        "all CPUs of this machine: spec.resources.cpu is 4",
+    )
 
 
-@pytest.mark.parametrize(("given", "has_gpu"), [({"gpusPerNode": 1}, False), ({}, True)])
+@pytest.mark.parametrize(("given", "gpus"), [({"gpusPerNode": 1}, {}), ({}, {"nvidia.com/gpu": "1"})])
 def test_gpus_are_left_as_they_are_where_asked_for_or_there(
-    tmp_path: Path, given: dict[str, int], has_gpu: bool
+    tmp_path: Path, given: dict[str, int], gpus: dict[str, str]
 ) -> None:
-    fit = localise(document(resources=given), tmp_path / "job.yaml", S3, has_gpu)
+    fit = localise(document(resources=given), tmp_path / "job.yaml", S3, NODE | gpus)
 
-    assert fit.job["spec"]["resources"] == given
-    assert fit.notes == ()
+    assert fit.job["spec"]["resources"] == given | {"cpu": "4"}
 
 
 def test_what_is_given_stays(tmp_path: Path) -> None:
     storage = {"endpointUrl": "https://minio:9000", "credentials": "mine"}
-    given = document(storage=storage, output={"uri": "s3://team/out/"}, resources={"gpusPerNode": 0})
+    given = document(storage=storage, output={"uri": "s3://team/out/"}, resources={"gpusPerNode": 0, "cpu": 1})
 
-    fit = localise(given, tmp_path / "job.yaml", S3, has_gpu=False)
+    fit = localise(given, tmp_path / "job.yaml", S3, NODE)
 
     assert fit.job == given
     assert not fit.uses_local_s3
@@ -113,7 +116,7 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
 
 
 def test_the_bucket_of_the_output_is_made(tmp_path: Path) -> None:
-    fit = localise(document(output={"uri": "s3://team-a/adapters/"}), tmp_path / "job.yaml", S3, has_gpu=False)
+    fit = localise(document(output={"uri": "s3://team-a/adapters/"}), tmp_path / "job.yaml", S3, NODE)
 
     assert fit.buckets == (BUCKET, "team-a")
 
@@ -137,7 +140,7 @@ def test_a_local_file_that_cannot_be_used_is_named(tmp_path: Path, spec: dict[st
     (tmp_path / "file").touch()
 
     with pytest.raises(InvalidDocument) as caught:
-        localise(document(**spec), tmp_path / "job.yaml", S3, has_gpu=False)
+        localise(document(**spec), tmp_path / "job.yaml", S3, NODE)
 
     assert told.format(dir=tmp_path) in str(caught.value)
 
@@ -148,6 +151,6 @@ def test_a_local_file_that_cannot_be_used_is_named(tmp_path: Path, spec: dict[st
 def test_wrong_types_are_left_for_the_api_server_to_refuse(tmp_path: Path, spec: Any) -> None:
     wrong = document() | {"spec": spec, "metadata": None}
 
-    fit = localise(wrong, tmp_path / "job.yaml", S3, has_gpu=False)
+    fit = localise(wrong, tmp_path / "job.yaml", S3, NODE)
 
     assert fit.uploads == ()
