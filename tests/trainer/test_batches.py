@@ -19,6 +19,12 @@ def test_an_epoch_sees_every_example_once(lengths, batch_size, epochs, seed):
     assert len(list(plan)) == plan.total_steps == epochs * plan.steps_per_epoch
 
 
+@given(lengths, st.integers(1, 20), st.integers(1, 40), st.integers(0, 9))
+def test_the_tokens_of_a_run_are_known_beforehand(lengths, batch_size, max_steps, seed):
+    plan = plan_batches(lengths, batch_size, None, max_steps, seed)
+    assert plan.total_tokens == sum(lengths[index] for step in plan for index in step)
+
+
 @given(lengths, st.integers(1, 20), st.integers(0, 9))
 def test_equal_settings_make_equal_plans_and_another_seed_another(lengths, batch_size, seed):
     plans = [list(plan_batches(lengths, batch_size, 2, None, s)) for s in (seed, seed)]

@@ -38,7 +38,9 @@ class BatchPlan:
     @property
     def total_tokens(self) -> int:
         """Tokens of all steps, repetitions counted, padding not."""
-        return sum(self.lengths[index] for step in self for index in step)
+        whole, rest = divmod(self.total_steps, self.steps_per_epoch)
+        last = sum(self.lengths[index] for step in self._epoch(whole)[:rest] for index in step) if rest else 0
+        return whole * sum(self.lengths) + last
 
     def _epoch(self, number: int) -> list[list[int]]:
         chance = random.Random(f"{self.seed}/{number}")  # noqa: S311 - an order, not a secret

@@ -1,0 +1,74 @@
+"""Every end has an exit code, a termination message and one line on standard error."""
+
+import logging
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from finetune_api.conditions import Reason
+from finetune_api.run import TERMINATION_LOG_LIMIT, ExitCode, RunResult
+from finetune_trainer.ending import CRASHED, run_to_end
+from finetune_trainer.errors import Stopped, TrainerError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "said"),
+    [
+        (TrainerError(ExitCode.DIVERGED, "The loss became nan."), ExitCode.DIVERGED, Reason.DIVERGED, "became nan."),
+        (Stopped(), ExitCode.PREEMPTED, Reason.PREEMPTED, "asked to stop before it had finished"),
+        (KeyboardInterrupt(), ExitCode.PREEMPTED, Reason.PREEMPTED, "asked to stop"),
+        (MemoryError(), ExitCode.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY, "Lower spec.training.microBatchSize"),
+        (torch.OutOfMemoryError("CUDA out of memory"), ExitCode.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY, "CUDA"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            ExitCode.OUT_OF_MEMORY,
+            Reason.OUT_OF_MEMORY,
+            "resources.memory",
+        ),
+        (ZeroDivisionError("by\nzero"), CRASHED, Reason.TRAINER_CRASHED, "ZeroDivisionError: by zero"),
+        (ValueError("x" * 10_000), CRASHED, Reason.TRAINER_CRASHED, "The pod's log has the details"),
+    ],
+)
+def test_an_error_becomes_a_code_a_message_and_a_line(tmp_path, capsys, caplog, error, code, reason, said):
+    def story():
+        raise error
+
+    log = tmp_path / "termination-log"
+    assert run_to_end(story, log) == code
+    result = RunResult.model_validate_json(log.read_bytes())
+    assert (result.outcome, result.error.reason) == ("Failed", reason)
+    assert said in result.error.message
+    assert log.stat().st_size <= TERMINATION_LOG_LIMIT
+    assert capsys.readouterr().err == f"{reason}: {result.error.message}\n"
+    tracebacks = [record for record in caplog.records if record.exc_info]
+    assert bool(tracebacks) is (code == CRASHED)
+
+
+def test_a_good_end_says_nothing_on_standard_error(tmp_path, capsys):
+    result = RunResult(outcome="Succeeded")
+    assert run_to_end(lambda: result, tmp_path / "log") == 0
+    assert RunResult.model_validate_json((tmp_path / "log").read_bytes()) == result
+    assert capsys.readouterr().err == ""
+
+
+def test_a_termination_message_that_cannot_be_written_leaves_the_exit_code(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert run_to_end(lambda: RunResult(outcome="Succeeded"), tmp_path / "none" / "log") == 0
+    assert "cannot be written" in caplog.text
+
+
+def test_a_second_sigterm_ends_the_process_at_once():
+    program = (
+        "import signal; from finetune_trainer import ending, errors\n"
+        "ending.stop_on_sigterm(); print('ready', flush=True)\n"
+        "try: signal.pause()\n"
+        "except errors.Stopped: print('stopping', flush=True); signal.pause()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    for expected in ("ready", "stopping"):
+        assert process.stdout.readline().strip() == expected
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == ExitCode.PREEMPTED
