@@ -10,6 +10,6 @@ What it does not do is listed in `finetune_local.apiserver.limits`.
 from .errors import ApiError
 from .rbac import Grant
 from .requests import DropConnection, Interceptor, RequestRecord
-from .server import ApiServer, client_session
+from .server import ApiServer
 
-__all__ = ["ApiError", "ApiServer", "DropConnection", "Grant", "Interceptor", "RequestRecord", "client_session"]
+__all__ = ["ApiError", "ApiServer", "DropConnection", "Grant", "Interceptor", "RequestRecord"]

@@ -84,11 +84,6 @@ def is_dns_label(name: str) -> bool:
     return len(name) <= 63 and re.fullmatch(_LABEL, name) is not None
 
 
-def is_qualified_name(key: str) -> bool:
-    """Whether a label's or annotation's key is one: an optional DNS prefix, a slash, a name."""
-    return not _key_faults("", key)
-
-
 def validate(meta: dict[str, Any], resource: Resource) -> list[Cause]:
     return [
         *_name_faults(meta.get("name") or "", resource),

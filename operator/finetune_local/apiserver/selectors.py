@@ -66,17 +66,6 @@ def _requirement(part: str) -> Callable[[Mapping[str, str]], bool]:
     raise bad_request(f'unable to parse requirement: found "{part}" where a label requirement was expected')
 
 
-def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector object (matchLabels, matchExpressions) takes these labels."""
-    parts = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
-    for one in selector.get("matchExpressions") or []:
-        key, operator, values = one["key"], one["operator"], ",".join(one.get("values") or [])
-        parts.append(
-            {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key}.get(operator, f"!{key}")
-        )
-    return label_selector(",".join(parts))({"metadata": {"labels": dict(labels)}})
-
-
 def field_selector(text: str, kind: str, is_custom: bool) -> Predicate:
     """A test for objects by the fields that may be selected by for this kind. Raises 400 for others."""
     supported = _FIELDS_OF_ALL + (() if is_custom else _FIELDS.get(kind, ()))

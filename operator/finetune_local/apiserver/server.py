@@ -6,7 +6,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from . import rbac
@@ -154,13 +153,3 @@ class ApiServer:
     def _add_service_account(self, namespace: str) -> None:
         meta = {"name": "default", "namespace": namespace, "uid": new_uid(), "creationTimestamp": now()}
         self.store.put(SERVICE_ACCOUNTS, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
-
-
-def client_session(server: ApiServer, token: str | None = None) -> aiohttp.ClientSession:
-    """An aiohttp session that trusts the server and carries a token (the administrator's by default)."""
-    import ssl
-
-    context = ssl.create_default_context(cadata=server.ca_pem)
-    headers = {"Authorization": f"Bearer {token or server.admin_token}"}
-    connector = aiohttp.TCPConnector(ssl=context, limit=0)
-    return aiohttp.ClientSession(server.url, headers=headers, connector=connector)
