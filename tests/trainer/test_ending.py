@@ -60,6 +60,15 @@ def test_a_termination_message_that_cannot_be_written_leaves_the_exit_code(tmp_p
     assert "cannot be written" in caplog.text
 
 
+def test_a_sigterm_after_the_end_changes_nothing():
+    program = (
+        "import os, signal; from finetune_trainer import ending\n"
+        "ending.stop_on_sigterm(); ending.ignore_sigterm(); os.kill(os.getpid(), signal.SIGTERM); print('told')\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout == "told\n"
+
+
 def test_a_second_sigterm_ends_the_process_at_once():
     program = (
         "import signal; from finetune_trainer import ending, errors\n"

@@ -115,6 +115,18 @@ def fetch(hub, tmp_path_factory):
     assert process.wait(30) == 0
 
 
+def test_a_hub_that_cannot_be_reached_is_a_trouble_that_may_pass(tmp_path):
+    env = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    env.pop("HF_HUB_OFFLINE", None)
+    asked = json.dumps({"uri": "hf://org/tiny"}) + "\n"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=env, input=asked, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["code"] == "STORAGE_UNAVAILABLE"
+    assert "Check the network from the training pod" in found["message"]
+
+
 @pytest.mark.parametrize("revision", [None, "v1"])
 def test_a_model_is_fetched_with_its_commit_and_only_its_own_files(fetch, hub, model_directory, revision):
     found = fetch(uri="hf://org/tiny", revision=revision)

@@ -1,9 +1,12 @@
 """What data files may look like, and what is said of those that are broken."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
@@ -98,6 +101,8 @@ def test_an_assistant_message_may_be_a_tool_call_without_content(tmp_path):
         (b'{"messages": [{"role": "assistant", "content": [{"type": "image_url"}]}]}\n', "content is a list, where"),
         (b'{"text": "' + b"a" * LINE_LIMIT + b'"}\n', "line 1 is longer than 16 MiB"),
         (b"[" * 100_000 + b"\n", "line 1: broken JSON"),
+        (b'{"text": "a \\ud83e"}\n', "line 1: half a surrogate pair"),
+        (b'{"a": ' + b"9" * 5000 + b"}\n", "line 1: broken JSON"),
     ],
 )
 def test_a_broken_file_is_named_with_line_and_mend(tmp_path, content, said):
@@ -118,6 +123,37 @@ def test_a_declared_format_is_held_against_the_first_record(tmp_path, declared):
 def test_plain_text_cannot_be_declared_as_anything_else(tmp_path):
     with pytest.raises(TrainerError, match=r"is plain text \(.txt\), but its format is given as messages"):
         read(tmp_path, b"a", uri="s3://team-a/book.txt", declared="messages")
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(categories=("L", "Cs", "Cc", "P", "Z"))),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["messages", "role", "content", "prompt", "completion", "text"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+def as_lines(values: list) -> bytes:
+    """Values as JSON Lines, in ASCII, so that any character can be written."""
+    return "\n".join(json.dumps(value) for value in values).encode()
+
+
+@given(st.one_of(st.binary(max_size=200), st.lists(json_values, max_size=3).map(as_lines)))
+def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "anything"
+    path.write_bytes(content)
+    for uri in (URI, "s3://team-a/book.txt"):
+        records = []
+        with contextlib.suppress(TrainerError):
+            records = read_records(path, uri, None)
+        for record in records:
+            tiny.tokenizer()(record.text or record.prompt + record.completion)
 
 
 def test_a_record_is_never_quoted_at_length(tmp_path):

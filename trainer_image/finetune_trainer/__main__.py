@@ -14,7 +14,7 @@ from finetune_api.run import RUN_FILE, RunConfig, RunResult
 from finetune_trainer import data, fetch
 from finetune_trainer.background import start
 from finetune_trainer.config import Surroundings, prepare_libraries, read_run
-from finetune_trainer.ending import run_to_end, stop_on_sigterm
+from finetune_trainer.ending import ignore_sigterm, run_to_end, stop_on_sigterm
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Publication, find_published
 from finetune_trainer.report import Endpoint, Reporter
@@ -68,9 +68,12 @@ def main() -> int:
     reporter = Reporter(endpoint)
 
     def story() -> RunResult:
-        config = read_run(run_file)
-        with tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as scratch:
-            return tune(config, Path(scratch), Progress(reporter))
+        try:
+            config = read_run(run_file)
+            with tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as scratch:
+                return tune(config, Path(scratch), Progress(reporter))
+        finally:
+            ignore_sigterm()
 
     code = run_to_end(story, surroundings.termination_log)
     reporter.close()

@@ -68,3 +68,8 @@ def stop_on_sigterm() -> None:
         raise Stopped
 
     signal.signal(signal.SIGTERM, stop)
+
+
+def ignore_sigterm() -> None:
+    """From here on the end is known, and what is left to do takes no longer than a pod's grace."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -44,9 +44,9 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
     labels = torch.full_like(ids, IGNORED)
     for row, example in enumerate(examples):
         length = len(example.ids)
-        ids[row, :length] = torch.tensor(example.ids)
+        ids[row, :length] = torch.frombuffer(example.ids, dtype=torch.int32)
         mask[row, :length] = 1
-        learned = torch.tensor(list(example.learned), dtype=torch.bool)
+        learned = torch.frombuffer(bytearray(example.learned), dtype=torch.bool)
         labels[row, :length][learned] = ids[row, :length][learned]
     return Batch(ids.to(device), mask.to(device), labels.to(device))
 

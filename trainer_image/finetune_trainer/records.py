@@ -118,6 +118,11 @@ def _object(line: str) -> dict[str, Any]:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise Fault(f"broken JSON: {error}. Every line must be one whole JSON object") from error
+    if "\\ud" in line.lower():
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise Fault("half a surrogate pair (\\ud8…) that stands for no character. Write the character") from error
     if not isinstance(content, dict):
         raise Fault(f"a JSON {_kind(content)}, where an object such as {{…}} is expected. Write one object a line")
     return content
