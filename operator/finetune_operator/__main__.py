@@ -1,34 +1,32 @@
 """``python -m finetune_operator``: configured by the environment (see ``settings``) and KUBECONFIG or the pod."""
 
 import asyncio
-import contextlib
 import functools
 import logging
 import signal
 import sys
 
 from finetune_operator.app import watch_finetunejobs
-from finetune_operator.cluster import Cluster
+from finetune_operator.cluster import Cluster, NoCluster
 from finetune_operator.runtime import Operator
 from finetune_operator.settings import InvalidSetting, Settings
 
 
 async def serve(settings: Settings) -> None:
     """Run one replica until SIGTERM or SIGINT."""
-    loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - this runs in a task
     for number in (signal.SIGTERM, signal.SIGINT):  # kopf takes them over once it watches
         loop.add_signal_handler(number, task.cancel)
     cluster = await Cluster.connect(settings)
     try:
-        await Operator(settings, cluster).run(functools.partial(watch_finetunejobs, cluster, settings, stop=stop))
+        await Operator(settings, cluster).run(functools.partial(watch_finetunejobs, cluster, settings))
     finally:
-        stop.set()
         await cluster.close()
 
 
 def main() -> int:
-    """The process; the answer is its exit code: 2 for settings that cannot be used."""
+    """The process; the answer is its exit code: 2 for settings or credentials that cannot be used."""
     try:
         settings = Settings.from_environment()
     except InvalidSetting as e:
@@ -36,8 +34,13 @@ def main() -> int:
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+    try:
         asyncio.run(serve(settings))
+    except NoCluster as e:
+        print(e, file=sys.stderr)
+        return 2
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        pass
     return 0
 
 

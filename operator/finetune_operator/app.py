@@ -4,7 +4,6 @@ No finalizers, annotations, timers, indexes or Events of kopf's: a handler of ra
 write nothing at all.
 """
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,19 +18,18 @@ _LOGIN_GOOD_FOR = timedelta(minutes=10)
 """A ServiceAccount's token is renewed on disk long before it expires, and kopf must notice."""
 _BACKOFFS = (1, 1, 2, 3, 5, 8, 13, *([20] * 25))
 """Seconds between tries of a failing request: about ten minutes. Then the process ends and is started anew."""
+_WORKER_LINGERS = 0.5
+"""Seconds that kopf keeps a task for an object that nothing happens to, and waits for it at the end."""
 
 
-async def watch_finetunejobs(
-    cluster: Cluster, settings: Settings, seen: Callable[[str | None, Raw], None], stop: asyncio.Event
-) -> None:
-    """Watch until stopped, by ``stop`` or by a signal. The CustomResourceDefinition must exist."""
+async def watch_finetunejobs(cluster: Cluster, settings: Settings, seen: Callable[[str | None, Raw], None]) -> None:
+    """Watch until SIGTERM, SIGINT or cancelled. The CustomResourceDefinition must exist."""
     await kopf.operator(
         registry=_registry(cluster, seen),
         settings=_kopf_settings(settings),
         standalone=True,
         clusterwide=not settings.watch_namespaces,
         namespaces=settings.watch_namespaces,
-        stop_flag=stop,
     )
 
 
@@ -58,6 +56,7 @@ def _kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     chosen.watching.connect_timeout = settings.request_timeout
     chosen.networking.request_timeout = settings.request_timeout
     chosen.networking.error_backoffs = _BACKOFFS
+    chosen.queueing.idle_timeout = chosen.queueing.exit_timeout = _WORKER_LINGERS
     return chosen
 
 

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio.client import Configuration
-from kubernetes.aio.config import incluster_config, kube_config
+from kubernetes.aio.config import ConfigException, incluster_config, kube_config
 
 from finetune_api import names
 from finetune_operator.permissions import PERMISSIONS, Permission, Scope
 from finetune_operator.settings import Settings
 
-__all__ = ["PERMISSIONS", "ApiError", "Cluster", "Permission", "Scope", "Unreachable"]
+__all__ = ["PERMISSIONS", "ApiError", "Cluster", "NoCluster", "Permission", "Scope", "Unreachable"]
 
 Raw = dict[str, Any]
 
@@ -52,6 +52,10 @@ class Unreachable(Exception):
     """The API server could not be reached, or did not answer in time."""
 
 
+class NoCluster(Exception):
+    """No API server is configured. ``str()`` says what was looked at and what is missing."""
+
+
 class Cluster:
     """A connection to one API server."""
 
@@ -67,17 +71,24 @@ class Cluster:
 
     @classmethod
     async def connect(cls, settings: Settings) -> Self:
-        """Find the configuration as kubectl does: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config."""
+        """Find the configuration as kubectl does: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config.
+
+        Raises:
+            NoCluster: there is none.
+        """
         configuration = Configuration()
         path = os.environ.get("KUBECONFIG")
-        if not path and os.environ.get(incluster_config.SERVICE_HOST_ENV_NAME):
-            incluster_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        else:
-            file = path or str(_DEFAULT_KUBECONFIG)
-            load = kube_config.load_kube_config(  # type: ignore[no-untyped-call]
-                file, client_configuration=configuration, persist_config=False
-            )
-            await load
+        try:
+            if not path and os.environ.get(incluster_config.SERVICE_HOST_ENV_NAME):
+                incluster_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+            else:
+                load = kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+                    path or str(_DEFAULT_KUBECONFIG), client_configuration=configuration, persist_config=False
+                )
+                await load
+        except (ConfigException, OSError) as e:
+            where = f"KUBECONFIG={path}" if path else f"a pod's ServiceAccount, and {_DEFAULT_KUBECONFIG}"
+            raise NoCluster(f"no API server: looked at {where}: {e}; set KUBECONFIG, or run in a pod") from e
         return cls(configuration, settings)
 
     async def close(self) -> None:

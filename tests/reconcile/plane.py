@@ -270,10 +270,9 @@ class _Thread(threading.Thread):
 
     async def _main(self) -> None:
         cluster = await Cluster.connect(self._settings)
-        stop = asyncio.Event()
         self.operator = Operator(self._settings, cluster)
         try:
-            await self.operator.run(functools.partial(watch_finetunejobs, cluster, self._settings, stop=stop))
+            await self.operator.run(functools.partial(watch_finetunejobs, cluster, self._settings))
         finally:
             await cluster.close()
 

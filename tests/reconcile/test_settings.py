@@ -1,5 +1,9 @@
 """Settings from the environment."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from finetune_operator.settings import PREFIX, InvalidSetting, Settings, documentation
@@ -40,6 +44,21 @@ def test_a_wrong_value_is_refused_with_its_name_and_what_is_expected(name, value
 def test_a_misspelt_setting_is_refused_with_the_list_of_all():
     with pytest.raises(InvalidSetting, match=f"{PREFIX}TRAINER_IMAGES is not a setting.*{PREFIX}TRAINER_IMAGE"):
         Settings.from_environment({f"{PREFIX}TRAINER_IMAGES": "x"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"KUBECONFIG": "/nonexistent"}, "KUBECONFIG=/nonexistent"),
+        ({f"{PREFIX}WORKERS": "many"}, f"{PREFIX}WORKERS: found 'many'"),
+    ],
+)
+def test_a_process_that_cannot_start_says_why_in_one_line(environment, said):
+    command = [sys.executable, "-m", "finetune_operator"]
+    ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_every_setting_is_documented():
