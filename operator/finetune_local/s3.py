@@ -68,7 +68,7 @@ class S3Server:
 
 
 class Bucketeer:
-    """Puts files into an S3 server and gets them out, with boto3.
+    """Puts files into an S3 server and gets them out, with boto3, which is imported by the first of them.
 
     Args:
         endpoint_url: the server.
@@ -76,8 +76,8 @@ class Bucketeer:
     """
 
     def __init__(self, endpoint_url: str, access_key: str, secret_key: str) -> None:
-        import boto3  # a third of a second: not for those who only serve
-        from botocore.config import Config
+        import boto3  # type: ignore[import-untyped]
+        from botocore.config import Config  # type: ignore[import-untyped]
 
         self._client: Any = boto3.client(
             "s3",
