@@ -61,6 +61,8 @@ class Api:
             if request.transport is not None:
                 request.transport.abort()
             return web.Response()
+        except ConnectionResetError:
+            return web.Response()  # the client went away in the middle of a watch or a log
         except web.HTTPRequestEntityTooLarge:
             refused = errors.too_large(BODY_LIMIT)
             response = _json(refused.status(), refused.code)

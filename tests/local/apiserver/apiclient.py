@@ -65,11 +65,8 @@ class Running:
         agent: str = "test/1.0",
     ) -> Answer:
         """One request. A body that is no text is sent as JSON. `token=""` sends none."""
-        port = int(self.server.url.rpartition(":")[2])
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=self._context)
-        headers = {"Accept": accept, "User-Agent": agent}
-        if token != "":
-            headers["Authorization"] = f"Bearer {token or self.server.admin_token}"
+        connection = self.connect()
+        headers = {"Accept": accept, "User-Agent": agent} | ({} if token == "" else self.authorization(token))
         if body is not None:
             headers["Content-Type"] = content_type
             body = body if isinstance(body, (str, bytes)) else json.dumps(body)
@@ -77,6 +74,13 @@ class Running:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return Answer(response.status, dict(response.headers), response.read().decode())
+
+    def connect(self) -> http.client.HTTPSConnection:
+        port = int(self.server.url.rpartition(":")[2])
+        return http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=self._context)
+
+    def authorization(self, token: str | None = None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token or self.server.admin_token}"}
 
     def get(self, path: str, **more: Any) -> Answer:
         return self.call("GET", path, **more)

@@ -122,3 +122,16 @@ def test_a_watch_ends_with_its_definition(jobs_api: Running) -> None:
     jobs_api.until(lambda: jobs_api.server.open_watches == 1)
     jobs_api.delete("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/samplejobs.finetune.dev")
     assert ended.wait(5)
+
+
+def test_a_client_that_goes_away_ends_its_watch_without_a_word(api: Running, caplog: pytest.LogCaptureFixture) -> None:
+    connection = api.connect()
+    connection.request("GET", f"{MAPS}?watch=1", headers=api.authorization())
+    connection.getresponse()
+    api.until(lambda: api.server.open_watches == 1)
+    connection.sock.close()
+    for number in range(20):
+        api.post(MAPS, config_map(f"c{number}"))
+    connection.close()
+    api.until(lambda: api.server.open_watches == 0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
