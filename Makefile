@@ -24,8 +24,9 @@ check: $(READY)  ## Static checks: style, types, who imports whom, generated fil
 generate: $(READY)  ## Write every generated file anew
 	$(BIN)/python -m finetune_operator.generate
 
-bench: $(READY)  ## Measure the trainer's start-up and the operator's API calls
+bench: $(READY)  ## Measure the start of the trainer and of local mode
 	$(BIN)/python benchmarks/trainer_startup.py
+	$(BIN)/python benchmarks/local_start.py
 
 clean:  ## Remove what the other commands made
 	rm -rf .venv build dist
