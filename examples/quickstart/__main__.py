@@ -1,32 +1,34 @@
-"""``python -m examples.quickstart``: two FineTuneJobs on this machine, from Python's own documentation to an adapter."""
+"""``python -m examples.quickstart``: from Python's own documentation to an adapter, by two FineTuneJobs."""
 
 import asyncio
+import fcntl
 import logging
 import shutil
 import sys
-from collections.abc import Coroutine
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from examples.quickstart import result
+from examples.quickstart.jobs import run_jobs
 from examples.quickstart.new_model import create_base
 from examples.quickstart.prepare import write_records
-from examples.quickstart.screen import Screen, answers, comparison
+from examples.quickstart.screen import Screen, answers, comparison, shown
 from examples.quickstart.stdlib_docs import Corpus, read_standard_library
-from finetune_api import names
-from finetune_local.client import ApiClient
-from finetune_local.cluster import ControlPlaneFailed, LocalCluster
-from finetune_local.connection import Addresses
-from finetune_local.run import documents, job, table
-from finetune_local.run.progress import Display
-
-Object = dict[str, Any]
+from finetune_local.cluster import ControlPlaneFailed
+from finetune_local.run import documents, job
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build" / "quickstart"
 INTERRUPTED = 130
 
+
+class AlreadyRunning(Exception):
+    """Another quickstart uses the same folder; ``str()`` says which."""
+
+
 FAILURES = (
+    AlreadyRunning,
     OSError,
     ControlPlaneFailed,
     documents.InvalidDocument,
@@ -37,7 +39,7 @@ FAILURES = (
 
 
 def quickstart(yamls: Path, build: Path, screen: Screen) -> None:
-    """The whole story. Begins with an empty ``build``.
+    """The whole story. Begins by removing what an earlier run left in ``build``.
 
     Args:
         yamls: the folder of base.yaml and tuned.yaml, whose ``file://`` URIs name files of ``build``.
@@ -45,13 +47,32 @@ def quickstart(yamls: Path, build: Path, screen: Screen) -> None:
     Raises:
         FAILURES: see there.
     """
-    shutil.rmtree(build, ignore_errors=True)
+    with _alone(build):
+        if build.exists():
+            shutil.rmtree(build)
+        _story(yamls, build, screen)
+
+
+@contextmanager
+def _alone(build: Path) -> Iterator[None]:
+    """Holds a lock beside ``build`` for as long as this process works in it."""
+    build.parent.mkdir(parents=True, exist_ok=True)
+    with build.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(f"another quickstart is at work in {shown(build)}; wait until it has ended") from None
+        yield
+
+
+def _story(yamls: Path, build: Path, screen: Screen) -> None:
     corpus = _prepare(build, screen)
-    tuned = asyncio.run(_run_jobs(yamls, build, screen))
+    tuned = asyncio.run(run_jobs(yamls, build, screen))
     result.keep_resource(tuned, build / "finetunejob.yaml")
     result.point_at_base(build / "adapter", build / "base")
 
     screen.step("Compare base and adapter on functions that neither has seen")
+    result.require_gain(tuned)
     screen.say(comparison(tuned["status"]["metrics"]))
     screen.say(f"\n{answers(result.samples_of(build / 'adapter'))}\n")
 
@@ -74,81 +95,23 @@ def _prepare(build: Path, screen: Screen) -> Corpus:
     return corpus
 
 
-async def _run_jobs(yamls: Path, build: Path, screen: Screen) -> Object:
-    """Both jobs in a local mode of their own, and their results on disk; the second one's final resource."""
-    screen.step("Start local mode: Kubernetes API server, Job controller, node, S3 and operator")
-    async with LocalCluster(build / "local") as cluster:
-        screen.say(f"logs in {shown(cluster.directory)}")
-        work = asyncio.create_task(_both(yamls, build, Addresses.of(cluster), screen))
-        return await _unless_it_fails(work, cluster.watch())
-
-
-async def _unless_it_fails(work: "asyncio.Task[Object]", watch: Coroutine[Any, Any, None]) -> Object:
-    """What ``work`` returns; ``watch`` ends, by raising, only if local mode fails under it."""
-    guard = asyncio.create_task(watch)
-    try:
-        await asyncio.wait({work, guard}, return_when=asyncio.FIRST_COMPLETED)
-        if guard.done():
-            guard.result()
-        return await work
-    finally:
-        work.cancel()
-        guard.cancel()
-
-
-async def _both(yamls: Path, build: Path, addresses: Addresses, screen: Screen) -> Object:
-    async with addresses.client() as client:
-        screen.step("Pre-train: the first FineTuneJob trains all weights on the prose")
-        base = await _one(yamls / "base.yaml", client, addresses, screen)
-        await job.fetch(base, addresses, build / "base")
-        screen.step("Tune: the second FineTuneJob trains an adapter for what the first one published")
-        tuned = await _one(yamls / "tuned.yaml", client, addresses, screen)
-        await job.fetch(tuned, addresses, build / "adapter")
-        return tuned
-
-
-async def _one(yaml: Path, client: ApiClient, addresses: Addresses, screen: Screen) -> Object:
-    """One job to its end, with its YAML before and its row of ``kubectl get`` after.
-
-    Raises:
-        RunFailed: it did not succeed.
-    """
-    screen.say(f"{shown(yaml)}\n\n{yaml.read_text(encoding='utf-8')}")
-    [document] = documents.read(yaml)
-    display = Display(sys.stdout)
-    done = await job.run(document, yaml, client, addresses, display)
-    display.clear()
-    if not job.succeeded(done):
-        raise job.RunFailed(f"{await job.last_words(done, client)}{job.explanation(done)}")
-    namespace = done["metadata"]["namespace"]
-    path = f"/apis/{names.API_VERSION}/namespaces/{namespace}/{names.PLURAL}"
-    screen.say(f"\n{table.render(await client.get(path, accept=table.ACCEPT))}\n")
-    return done
-
-
 def _tell_what_next(build: Path, question: str, screen: Screen) -> None:
-    adapter = shown(build / "adapter")
+    adapter, python = shown(build / "adapter"), shown(Path(sys.executable))
     screen.say(
         f"""
-Done in {screen.seconds:.0f} s. What is there now, and what next:
+Done in {screen.seconds:.0f} s. There is now
 
-  {shown(build / "finetunejob.yaml")}   the FineTuneJob with its status: metrics, result, conditions
-  {adapter}            the adapter, as published in S3 but for one line: its
-                                    adapter_config.json names the local base, so that
-                                    AutoPeftModelForCausalLM.from_pretrained("{adapter}")
-                                    works with transformers and PEFT alone
-  {shown(build / "base")}               the base model
+  {shown(build / "finetunejob.yaml")}: the second FineTuneJob with its status
+  {adapter}: the adapter, as published in S3, but its adapter_config.json names the local base, so that
+    AutoPeftModelForCausalLM.from_pretrained("{adapter}") works offline with transformers and PEFT alone
+  {shown(build / "base")}: that base
 
-  Ask it:               python examples/quickstart/ask.py {adapter} "{question}"
-  Tune on your own:     python -m finetune_local run your-job.yaml
-  Have it stay, with kubectl:  python -m finetune_local up"""
+What next
+
+  Ask the adapter        {python} {shown(result.ASK)} {adapter} "{question}"
+  Run a job of your own  {python} -m finetune_local run job.yaml --out adapter
+  Use kubectl            {python} -m finetune_local up"""
     )
-
-
-def shown(path: Path) -> str:
-    """A path as a user would type it."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def main() -> int:

@@ -17,7 +17,21 @@ _SECONDS = 120
 
 
 class ResultUnusable(Exception):
-    """The adapter does not load by itself; ``str()`` says how it failed."""
+    """The adapter is not better than its base, or does not load by itself; ``str()`` says what was found."""
+
+
+def require_gain(resource: Object) -> None:
+    """Makes sure that the adapter is better than its base on the held-out set.
+
+    Raises:
+        ResultUnusable: it is not.
+    """
+    loss = next(metric for metric in resource["status"]["metrics"] if metric["name"] == "eval_loss")
+    if loss["value"] >= loss["baseline"]:
+        raise ResultUnusable(
+            f"the tuned model's eval_loss {loss['value']:.3f} is not below its base's {loss['baseline']:.3f}; "
+            "a lower spec.training.learningRate or more spec.training.epochs may mend that"
+        )
 
 
 def keep_resource(resource: Object, file: Path) -> None:

@@ -3,6 +3,7 @@
 import textwrap
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 Object = dict[str, Any]
@@ -46,10 +47,9 @@ class Screen:
 
 def comparison(metrics: Sequence[Object]) -> str:
     """``status.metrics`` as a table: the base, and the tuned model beside it."""
-    rows = [("", "BASE", "TUNED")]
-    rows += [(metric["name"], _number(metric["baseline"]), _number(metric["value"])) for metric in metrics]
-    return "\n".join(f"{name:<16}{base:>10}   →{tuned:>10}" if name else f"{name:<16}{base:>10}    {tuned:>10}"
-                     for name, base, tuned in rows)  # fmt: skip
+    lines = [f"{'':<16}{'BASE':>10}    {'TUNED':>10}"]
+    lines += [f"{m['name']:<16}{_number(m['baseline']):>10}   →{_number(m['value']):>10}" for m in metrics]
+    return "\n".join(lines)
 
 
 def _number(value: float) -> str:
@@ -73,3 +73,9 @@ def _one_line(text: str) -> str:
 
 def _folded(head: str, text: str) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+
+
+def shown(path: Path) -> str:
+    """A path as a user would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

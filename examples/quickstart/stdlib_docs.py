@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 NOT_READ = frozenset(
-    "site-packages dist-packages test tests idlelib lib2to3 distutils ensurepip tkinter turtledemo".split()
+    {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "distutils", "tkinter", "turtledemo"}
 )
 """Folders: other people's packages, tests, and what not every system has."""
 
@@ -98,10 +98,12 @@ def _within(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, module: str, name: str, in_class: bool
 ) -> Iterator[Docstring]:
     """The docstring of a definition and of those directly in its body, in order."""
-    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     if text := ast.get_docstring(node):
-        title = f"{name}({', '.join(_parameters(node.args, in_class))})" if is_function else name
-        yield Docstring(module, title, is_function, text)
+        arguments = node.args if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+        title = f"{name}({', '.join(_parameters(arguments, in_class))})" if arguments else name
+        yield Docstring(module, title, arguments is not None, text)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # what is within cannot be named from outside
+        return
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _within(child, module, f"{name}.{child.name}", isinstance(node, ast.ClassDef))
@@ -122,13 +124,16 @@ def make_corpus(docstrings: Iterable[Docstring]) -> Corpus:
     docstrings = list(docstrings)
     pairs = sorted(_distinct(_pairs(docstrings)), key=lambda pair: _number(pair.signature))
     held_out = [pair for pair in pairs if _number(pair.signature) % HELD_OUT == 0]
-    held_out_words = [_words(pair.description) for pair in held_out]
+    told = [plain(pair.description) for pair in held_out]
     train = [
         pair
         for pair in pairs
-        if _number(pair.signature) % HELD_OUT and not _near_copy(_words(pair.description), held_out_words)
+        if _number(pair.signature) % HELD_OUT
+        and not _tells(pair.description, told)
+        and not _near_copy(pair.description, told)
     ]
-    return Corpus(tuple(_prose(docstrings, held_out)), tuple(train), tuple(held_out))
+    prose = _prose(docstrings, {pair.signature for pair in held_out}, told)
+    return Corpus(tuple(prose), tuple(train), tuple(held_out))
 
 
 def _pairs(docstrings: Iterable[Docstring]) -> Iterator[Pair]:
@@ -161,11 +166,9 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(plain(text).split())
-
-
-def _near_copy(words: frozenset[str], others: Iterable[frozenset[str]]) -> bool:
+def _near_copy(text: str, descriptions: Iterable[str]) -> bool:
+    words = set(plain(text).split())
+    others = (set(description.split()) for description in descriptions)
     return any(len(words & other) >= NEAR_COPY * len(words | other) for other in others)
 
 
@@ -173,15 +176,13 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _prose(docstrings: Iterable[Docstring], held_out: Iterable[Pair]) -> Iterator[str]:
-    """Records of whole paragraphs, module by module, each docstring below its title; held-out functions are left out,
-    and so is every other paragraph that says what one of their descriptions says."""
-    pairs = list(held_out)
-    signatures, told = {pair.signature for pair in pairs}, [plain(pair.description) for pair in pairs]
+def _prose(docstrings: Iterable[Docstring], held_out: set[str], told: list[str]) -> Iterator[str]:
+    """Records of whole paragraphs, module by module, each docstring below its title. Left out are the functions whose
+    signatures are held out, and every other paragraph that says what one of their descriptions says."""
     for _, group in groupby(docstrings, key=lambda docstring: docstring.module):
         pieces = []
         for docstring in group:
-            if docstring.title not in signatures:
+            if docstring.title not in held_out:
                 paragraphs = map(_one_line, _paragraphs(docstring.text))
                 kept = [text for text in paragraphs if is_prose(text) and not _tells(text, told)]
                 kept[:1] = [f"{docstring.title}\n{text}" for text in kept[:1]]
