@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Watch = Callable[[Callable[[str | None, Raw], None]], Awaitable[None]]
 """Passes on every event of the FineTuneJobs until the operator is to stop."""
 
-_PAUSE = 2.0
+_PAUSE = 1.0
 """Seconds between two looks for something the operator cannot start without."""
 _CERTIFICATE_CHECK = 6 * 3600.0
 

@@ -34,7 +34,7 @@ from tests import builders as b
 
 Raw = dict[str, Any]
 OPERATOR = "operator-under-test"
-DEADLINE = 15.0
+DEADLINE = 45.0
 _NOT_COUNTED = ("events", "leases", "tokenreviews")
 
 

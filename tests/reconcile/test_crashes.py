@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api import names
 from finetune_local.apiserver import DropConnection
-from tests.reconcile.plane import OPERATOR, SUCCEEDS, Plane, asynchronous, plane, until
+from tests.reconcile.plane import DEADLINE, OPERATOR, SUCCEEDS, Plane, asynchronous, plane, until
 
 QUICK = {"identity": "one"}
 PHASES = ("before", "after")
@@ -97,7 +97,7 @@ async def test_the_process_may_be_killed_around_a_write(tmp_path, verb, resource
         p.server.interceptor = strike
         await p.apply()
         async with p.process(lease_retry_period=0.2) as process:
-            await asyncio.wait_for(struck.wait(), 20)
+            await asyncio.wait_for(struck.wait(), DEADLINE)
             process.kill()
             await process.wait()
         p.server.interceptor = None

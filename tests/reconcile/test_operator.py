@@ -11,7 +11,18 @@ from finetune_api import names
 from finetune_local.apiserver import ApiError
 from finetune_operator.permissions import PERMISSIONS
 from tests import builders as b
-from tests.reconcile.plane import OPERATOR, RUNS, SUCCEEDS, Plane, add_crd, asynchronous, free_port, plane, until
+from tests.reconcile.plane import (
+    DEADLINE,
+    OPERATOR,
+    RUNS,
+    SUCCEEDS,
+    Plane,
+    add_crd,
+    asynchronous,
+    free_port,
+    plane,
+    until,
+)
 
 
 async def settled(p: Plane, operator) -> None:
@@ -317,6 +328,22 @@ async def test_a_write_that_crosses_somebody_elses_is_made_again_on_what_they_wr
 
 
 @asynchronous
+async def test_only_the_namespaces_to_serve_are_read_and_served(tmp_path):
+    async with plane(tmp_path) as p:
+        p.script["support-bot"] = [SUCCEEDS]
+        async with p.operator(watch_namespaces=(b.NAMESPACE, "team-b")) as operator:
+            await p.apply(name="elsewhere", namespace="default")
+            await p.apply()
+            await p.phase("Succeeded")
+            await settled(p, operator)
+        assert p.status("elsewhere") == {}
+        read = {
+            call.namespace for call in p.server.requests if call.user == OPERATOR and call.verb in ("list", "watch")
+        }
+        assert read == {b.NAMESPACE, "team-b"}
+
+
+@asynchronous
 async def test_two_replicas_that_both_lead_do_no_harm(tmp_path):
     async with plane(tmp_path) as p:
         p.script |= {f"job-{n}": [SUCCEEDS] for n in range(5)}
@@ -395,6 +422,6 @@ async def test_the_process_starts_before_the_crd_works_once_it_is_there_and_stay
             await p.phase("Succeeded", name)
         assert resident_mib(process.pid) < 120
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), DEADLINE) == 0
         lease = p.objects("coordination.k8s.io", "leases")[0]
         assert lease["spec"]["holderIdentity"] == ""
