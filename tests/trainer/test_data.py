@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.run import ExitCode
@@ -14,6 +14,7 @@ from finetune_trainer.storage import Store
 from tests import tiny
 
 
+@settings(deadline=None)
 @given(st.integers(2, 300), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
 def test_a_split_loses_nothing_doubles_nothing_and_keeps_the_order(count, fraction, seed):
     records = list(range(count))
