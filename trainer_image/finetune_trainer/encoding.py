@@ -120,8 +120,8 @@ class Encoder:
 
     def _ids(self, text: str, templated: bool) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=not templated)["input_ids"]
-        first = self._tokenizer.bos_token_id or self._tokenizer.eos_token_id or 0
-        return ids or [first]
+        special = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, 0)
+        return ids or [next(token for token in special if token is not None)]  # a model must be given something
 
     def _render(self, record: Record) -> _Rendered:
         if record.messages:
