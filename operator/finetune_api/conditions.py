@@ -179,7 +179,7 @@ MEANINGS: dict[Reason, Meaning] = {
         Fault.USER,
     ),
     Reason.STORAGE_UNAVAILABLE: Meaning(
-        "S3 could not be reached, or kept failing.",
+        "S3, or the hub of an hf:// model, could not be reached or kept failing.",
         "check spec.storage.endpointUrl and the network from the training pod",
         Fault.PLATFORM,
     ),

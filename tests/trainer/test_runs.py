@@ -201,6 +201,18 @@ def test_the_report_and_the_model_card_tell_how_the_result_came_about(s3, traine
     assert ended.result.usage.trained_tokens == sum(step["tokens"] for step in report["steps"])
 
 
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+def test_the_code_in_the_model_card_loads_the_result(s3, trainer, model_directory, tmp_path, monkeypatch, adapter):
+    ended = trainer.run(method={"adapter": adapter})
+    s3.fetch(ended.location, tmp_path / "this-directory")
+    (tmp_path / "the-base").symlink_to(model_directory)
+    card = (tmp_path / "this-directory" / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    loaded: dict[str, object] = {}
+    exec(card.partition("```python\n")[2].partition("```")[0], loaded)
+    assert type(loaded["model"]).__name__.startswith("Peft" if adapter == "lora" else "Llama")
+
+
 def test_what_another_pod_has_published_is_taken_over_without_training(s3, trainer):
     first = trainer.run()
     before = s3.names(first.config.output_prefix)

@@ -38,7 +38,7 @@ def model_card(
         "## Data\n\n" + _table(["file", "records", "SHA-256"], [[f.uri, str(f.records), f.sha256] for f in data]),
         "## Hyperparameters\n\n" + _table(["name", "value"], [[k, str(v)] for k, v in hyperparameters.items()]),
         "## Versions\n\n" + _table(["package", "version"], [[k, v] for k, v in versions.items()]),
-        _usage(adapter),
+        _usage(config, adapter),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -52,13 +52,23 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _usage(adapter: bool) -> str:
-    loader = "from peft import AutoPeftModelForCausalLM as Model"
+def _usage(config: RunConfig, adapter: bool) -> str:
+    """Code that loads the result. An adapter finds its base by itself only where that is a hub's name."""
     if not adapter:
-        loader = "from transformers import AutoModelForCausalLM as Model"
-    return (
-        "## Use\n\n```python\n"
-        f"{loader}\nfrom transformers import AutoTokenizer\n\n"
-        'model = Model.from_pretrained("this-directory")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("this-directory")\n```'
-    )
+        code = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("this-directory")'
+        )
+    elif config.model.uri.startswith("hf://"):
+        code = (
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("this-directory")'
+        )
+    else:
+        code = (
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"# the-base: a copy of {config.model.uri}\n"
+            'base = AutoModelForCausalLM.from_pretrained("the-base")\n'
+            'model = PeftModel.from_pretrained(base, "this-directory")'
+        )
+    return f'## Use\n\n```python\n{code}\ntokenizer = AutoTokenizer.from_pretrained("this-directory")\n```'
