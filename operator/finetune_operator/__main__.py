@@ -1,15 +1,17 @@
 """``python -m finetune_operator``: configured by the environment (see ``settings``) and KUBECONFIG or the pod."""
 
+import argparse
 import asyncio
 import functools
 import logging
 import signal
 import sys
+from importlib.metadata import version
 
 from finetune_operator.app import watch_finetunejobs
 from finetune_operator.cluster import Cluster, NoCluster
 from finetune_operator.runtime import Operator
-from finetune_operator.settings import InvalidSetting, Settings
+from finetune_operator.settings import InvalidSetting, Settings, documentation
 
 
 async def serve(settings: Settings) -> None:
@@ -25,8 +27,22 @@ async def serve(settings: Settings) -> None:
         await cluster.close()
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line: it says what the operator is and takes nothing; settings come from the environment."""
+    settings = "\n".join(f"  {name} ({default or 'empty'})\n      {about}" for name, default, about in documentation())
+    parser = argparse.ArgumentParser(
+        prog="python -m finetune_operator",
+        description="Works on FineTuneJobs. Configured by environment variables, and by KUBECONFIG or the pod.",
+        epilog=f"environment variables (and defaults):\n{settings}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"finetune-operator {version('finetune-operator')}")
+    return parser
+
+
 def main() -> int:
-    """The process; the answer is its exit code: 2 for settings or credentials that cannot be used."""
+    """The process; the answer is its exit code: 2 for arguments, settings or credentials that cannot be used."""
+    arguments().parse_args()
     try:
         settings = Settings.from_environment()
     except InvalidSetting as e:
