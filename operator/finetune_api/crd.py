@@ -195,8 +195,9 @@ def _union(raw: Schema, defs: Schema, models: dict[str, type[BaseModel]], defaul
     if len(kinds) == 1:
         return _structural(kinds[0] | outer, defs, models, defaults)
     if {kind["type"] for kind in kinds} == {"integer", "string"}:
-        text = next(kind for kind in kinds if kind["type"] == "string")
-        out = _structural(text | outer, defs, models, defaults)
+        # The limits of the number and those of the text can stand side by side: each counts for its own type alone.
+        whole, text = sorted(kinds, key=lambda kind: str(kind["type"]))
+        out = _structural(whole | text | outer, defs, models, defaults)
         del out["type"]
         return out | {"x-kubernetes-int-or-string": True}
     raise TypeError(f"a structural schema cannot hold {raw['anyOf']}")
