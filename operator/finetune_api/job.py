@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from finetune_api.base import Model
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import FineTuneJobStatus
 
 
 class InvalidSpec(ValueError):
@@ -15,16 +14,12 @@ class InvalidSpec(ValueError):
 
 
 class FineTuneJob(Model):
-    """A FineTuneJob as the operator reads it: identity, spec and last written status."""
+    """What a FineTuneJob is made of for those who carry it out: identity and spec."""
 
     namespace: str
     name: str
     uid: str
-    generation: int
-    resource_version: str
-    deleting: bool
     spec: FineTuneJobSpec
-    status: FineTuneJobStatus
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> "FineTuneJob":
@@ -34,16 +29,7 @@ class FineTuneJob(Model):
             InvalidSpec: the spec breaks a rule (also one that the CRD of an older release does not know).
         """
         meta = raw["metadata"]
-        return cls(
-            namespace=meta["namespace"],
-            name=meta["name"],
-            uid=meta["uid"],
-            generation=meta.get("generation", 1),
-            resource_version=meta["resourceVersion"],
-            deleting="deletionTimestamp" in meta,
-            spec=read_spec(raw.get("spec")),
-            status=read_status(raw.get("status")),
-        )
+        return cls(namespace=meta["namespace"], name=meta["name"], uid=meta["uid"], spec=read_spec(raw.get("spec")))
 
 
 def read_spec(raw: object) -> FineTuneJobSpec:
@@ -56,14 +42,6 @@ def read_spec(raw: object) -> FineTuneJobSpec:
         return FineTuneJobSpec.model_validate(raw)
     except ValidationError as e:
         raise InvalidSpec(_in_words(e)) from None
-
-
-def read_status(raw: object) -> FineTuneJobStatus:
-    """The last written status; an unreadable one counts as none, so that it is written anew."""
-    try:
-        return FineTuneJobStatus.model_validate(raw or {})
-    except ValidationError:
-        return FineTuneJobStatus()
 
 
 def _in_words(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""What a pod's end, or its failing to start, means: a reason, a sentence for the user, and whose fault it is."""
+"""What a pod's end, or its failing to start, means: a reason, and a sentence for the user."""
 
 import signal
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from finetune_api.conditions import MEANINGS, Fault, Reason
+from finetune_api.conditions import MEANINGS, Reason
 from finetune_api.run import ExitCode, RunResult
 from finetune_operator.observed import JobState, PodState
 
@@ -28,11 +28,6 @@ class Failure:
     reason: Reason
     message: str
     """The case at hand and the next step."""
-
-    @property
-    def fault(self) -> Fault:
-        """Who must act."""
-        return MEANINGS[self.reason].fault
 
 
 def tell(reason: Reason, case: str) -> Failure:

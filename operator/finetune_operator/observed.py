@@ -25,7 +25,6 @@ class JobState:
     job_uid: str | None
     """UID of the FineTuneJob, by label."""
     created_at: str
-    deleting: bool = False
     suspended: bool = False
     complete: bool = False
     ending: bool = False
@@ -36,11 +35,6 @@ class JobState:
     failures: int = 0
     """Pods that failed and count as tries."""
     finished_at: str | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the Job has ended, well or not."""
-        return self.complete or self.failed_reason is not None
 
     @classmethod
     def of(cls, raw: Raw) -> Self:
@@ -55,7 +49,6 @@ class JobState:
             owner_uid=_controller_uid(meta),
             job_uid=(meta.get("labels") or {}).get(names.LABEL_JOB_UID),
             created_at=meta.get("creationTimestamp", ""),
-            deleting="deletionTimestamp" in meta,
             suspended="Suspended" in true,
             complete="Complete" in true,
             ending=bool(true.keys() & {"FailureTarget", "SuccessCriteriaMet"}),
@@ -77,7 +70,6 @@ class PodState:
     """UID of the FineTuneJob, by label."""
     phase: str
     created_at: str
-    deleting: bool = False
     node: str | None = None
     disruption: str | None = None
     """Why the platform took the pod away (condition DisruptionTarget)."""
@@ -121,7 +113,6 @@ class PodState:
             job_uid=(meta.get("labels") or {}).get(names.LABEL_JOB_UID),
             phase=status.get("phase", "Pending"),
             created_at=meta.get("creationTimestamp", ""),
-            deleting="deletionTimestamp" in meta,
             node=(raw.get("spec") or {}).get("nodeName"),
             disruption=_said(disruption) if disruption.get("status") == "True" else None,
             unschedulable=_said(scheduled) if scheduled.get("reason") == "Unschedulable" else None,
@@ -146,15 +137,6 @@ class ReceivedReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """The API server's no to our Job."""
-
-    name_taken: bool
-    """Whether a Job of somebody else has the name."""
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class Observed:
     """Everything beside the FineTuneJob itself that its next step depends on."""
 
@@ -168,8 +150,8 @@ class Observed:
     """The FineTuneJob that spec.model.uri names by ``job://``."""
     confirmed: bool = False
     """Whether all of the above was read from the API server itself a moment ago, not from caches."""
-    refusal: Refusal | None = None
-    """What the API server said when the Job was to be created."""
+    refusal: str | None = None
+    """What the API server said when it refused to create the Job."""
     written_at: datetime | None = None
     """When this process last wrote the status."""
 

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from finetune_api import names
 from finetune_api.conditions import Phase, Reason
 from finetune_api.job import FineTuneJob, InvalidSpec
 from finetune_api.run import RunResult
@@ -74,11 +73,6 @@ class Situation:
     def uid(self) -> str:
         """UID of the FineTuneJob."""
         return str(self.meta["uid"])
-
-    @cached_property
-    def child(self) -> str:
-        """Name of its Job."""
-        return names.child_name(self.meta["name"], self.uid, 0)
 
     @cached_property
     def raw_status(self) -> Raw:

@@ -76,11 +76,9 @@ def _failed(failure: failures.Failure, *, accepted: bool = True, result: RunResu
 
 def refused(s: Situation) -> Outcome | None:
     """The API server said no to our Job."""
-    refusal = s.observed.refusal
-    if refusal is None:
+    if s.observed.refusal is None:
         return None
-    reason = Reason.NAME_CONFLICT if refusal.name_taken else Reason.JOB_REFUSED
-    return _failed(failures.tell(reason, refusal.message))
+    return _failed(failures.tell(Reason.JOB_REFUSED, s.observed.refusal))
 
 
 def taken(s: Situation) -> Outcome | None:

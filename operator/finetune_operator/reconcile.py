@@ -12,7 +12,7 @@ from datetime import datetime
 from finetune_api import names
 from finetune_operator import events
 from finetune_operator.cluster import ApiError, Cluster, Raw, Unreachable
-from finetune_operator.observed import JobState, Observed, PodState, Refusal
+from finetune_operator.observed import JobState, Observed, PodState
 from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
 from finetune_operator.render import Reporting
@@ -105,7 +105,7 @@ class Reconciler:
                 return replace(observed, job=await self._existing(meta["namespace"], meta["name"]))
             if e.code in _REFUSALS and "NamespaceTerminating" not in e.causes:
                 case = f"creating Job {meta['namespace']}/{meta['name']} was refused: {e.message}"
-                return replace(observed, refusal=Refusal(name_taken=False, message=case))
+                return replace(observed, refusal=case)
             raise
         log.info("%s/%s: created Job %s", *key, meta["name"])
         return replace(observed, job=JobState.of(job))

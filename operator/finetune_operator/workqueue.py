@@ -66,12 +66,6 @@ class WorkQueue(Generic[K]):
         self._failures[key] = failures + 1
         return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(failures, 20)) * (0.5 + self._jitter() / 2)
 
-    def forget(self, key: K) -> None:
-        """Drop everything known of a key but that it waits or is being worked on."""
-        self._failures.pop(key, None)
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
-
     def idle(self) -> bool:
         """Whether nothing waits and nothing is being worked on (delayed keys do not count)."""
         return not (self._ready or self._busy)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.base import Model
-from finetune_api.job import InvalidSpec, read_spec, read_status
+from finetune_api.job import InvalidSpec, read_spec
 
 TEN_LINES: dict[str, Any] = {
     "model": {"uri": "hf://Qwen/Qwen2.5-7B-Instruct"},
@@ -143,12 +143,3 @@ def test_a_spec_that_is_no_object_is_refused_and_does_not_crash(raw: object) -> 
 def test_a_wrong_value_is_shown_so_that_the_user_finds_it() -> None:
     with pytest.raises(InvalidSpec, match="found 'lorra'"):
         read_spec(changed("method.adapter", "lorra"))
-
-
-def test_a_status_of_a_newer_version_is_read_without_what_it_added() -> None:
-    assert read_status({"phase": "Running", "novelty": 1}).phase == "Running"
-
-
-@pytest.mark.parametrize("raw", [{"phase": "Flying"}, "text", {"conditions": 3}])
-def test_an_unreadable_status_counts_as_none(raw: object) -> None:
-    assert read_status(raw).phase is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.conditions import MEANINGS, Fault, Reason
+from finetune_api.conditions import MEANINGS, Reason
 from finetune_api.run import ExitCode
 from finetune_operator import failures
 from finetune_operator.observed import JobState, PodState
@@ -96,11 +96,6 @@ def test_who_ended_the_trainer_is_told_by_the_surest_witness(pod, reason, said):
     failure = of_pod(pod)
     assert failure.reason is reason
     assert said in failure.message
-
-
-def test_every_failure_says_whose_fault_it_is():
-    assert of_pod(b.ended_pod(11)).fault is Fault.USER
-    assert of_pod(b.ended_pod(137)).fault is Fault.PLATFORM
 
 
 def test_a_job_failed_as_its_last_pod_did_and_says_how_often():

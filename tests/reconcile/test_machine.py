@@ -39,6 +39,12 @@ ENDS = st.sampled_from(
 WAITS = st.sampled_from([b.waiting_pod("ContainerCreating"), b.waiting_pod("ImagePullBackOff", "no such image")])
 
 
+def finished(job) -> bool:
+    """Whether a Job has ended, well or not."""
+    state = JobState.of(job)
+    return state.complete or state.failed_reason is not None
+
+
 class Replica:
     """One operator process: its caches, and how far it has been told."""
 
@@ -138,7 +144,7 @@ class Machine(RuleBasedStateMachine):
     def _job(self):
         return next(iter(self.cluster.jobs.values()), None)
 
-    @precondition(lambda self: self._job() and not JobState.of(self._job()).finished and not self._live())
+    @precondition(lambda self: self._job() and not finished(self._job()) and not self._live())
     @rule()
     def the_job_controller_works(self):
         job = copy.deepcopy(self._job())
@@ -221,7 +227,7 @@ class Machine(RuleBasedStateMachine):
         job = self._job()
         if self.cluster.finetunejob is None:
             assert all(len(replica.world) == 0 for replica in self.replicas)
-        elif job is None or JobState.of(job).finished:
+        elif job is None or finished(job):
             assert self.cluster.final
             if job and not self.deleted_jobs:
                 assert self.cluster.phases[-1] == self._truth()

@@ -7,7 +7,7 @@ import pytest
 from finetune_api import names
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import Report
-from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport, Refusal
+from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
 from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
 from finetune_operator.render import Reporting
@@ -119,7 +119,7 @@ def test_nothing_is_written_before_the_job_exists():
         (seen(job=b.job("Suspended")), Phase.SUSPENDED, Reason.JOB_CREATED, "suspended"),
         (seen(job=b.job(owner="somebody")), Phase.FAILED, Reason.NAME_CONFLICT, "left untouched"),
         (
-            {"refusal": Refusal(name_taken=False, message="exceeded quota: q")},
+            {"refusal": "exceeded quota: q"},
             Phase.FAILED,
             Reason.JOB_REFUSED,
             "quota",
@@ -181,9 +181,7 @@ def test_a_finished_job_whose_mutable_fields_changed_is_observed_and_nothing_els
     assert decide(raw).status == {"observedGeneration": 2, "conditions": []}
 
 
-@pytest.mark.parametrize(
-    "observed", [{}, seen(), {"confirmed": True}, {"refusal": Refusal(name_taken=True, message="")}]
-)
+@pytest.mark.parametrize("observed", [{}, seen(), {"confirmed": True}, {"refusal": "exceeded quota: q"}])
 def test_a_job_that_is_being_deleted_is_left_alone(observed):
     assert decide(b.finetunejob(deleting=True), **observed) == Decision()
 

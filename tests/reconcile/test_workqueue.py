@@ -85,21 +85,21 @@ async def test_different_keys_are_worked_on_at_the_same_time():
 
 
 @asynchronous
-async def test_a_failure_is_told_and_tried_again_later():
+async def test_a_failure_is_told_and_tried_again_later_until_a_success_forgets_it():
     async with Workers() as w:
         w.fail = 2
         w.queue.add("a")
         await until(lambda: len(w.begun) == 3, seconds=5)
         assert w.failures == ["a", "a"]
+        await until(w.queue.idle)
+        assert w.queue.backoff("a") == 0.2
 
 
-def test_the_backoff_grows_to_its_limit_and_is_forgotten():
+def test_the_backoff_grows_to_its_limit():
     queue: WorkQueue[str] = WorkQueue(jitter=lambda: 1.0)
     waits = [queue.backoff("a") for _ in range(12)]
     assert waits[:4] == [0.2, 0.4, 0.8, 1.6]
     assert waits[-1] == LONGEST_BACKOFF
-    queue.forget("a")
-    assert queue.backoff("a") == 0.2
     assert WorkQueue(jitter=lambda: 0.0).backoff("a") == 0.1
 
 

@@ -238,10 +238,6 @@ class Registry:
             found = self._custom.get((group, plural))
         return found if found is not None and found.version == version else None
 
-    def of_kind(self, api_version: str, kind: str) -> Resource | None:
-        """The resource that an ownerReference or a manifest means."""
-        return next((r for r in self if r.api_version == api_version and r.kind == kind), None)
-
     def of_storage(self, group_resource: GroupResource) -> Resource | None:
         return next((r for r in self if r.group_resource == group_resource), None)
 
