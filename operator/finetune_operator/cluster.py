@@ -1,8 +1,8 @@
 """The only module that talks to the API server: raw JSON over aiohttp.
 
 Objects stay the dicts that the server sends: making typed models of them costs ten times the CPU of watching them.
-The ``kubernetes`` package finds the configuration and keeps the credentials fresh. ``PERMISSIONS`` is what the calls
-below need, and all they need.
+The ``kubernetes`` package finds the configuration and keeps the credentials fresh. ``permissions.PERMISSIONS`` is what
+the calls below need, and all they need.
 """
 
 import json
@@ -17,10 +17,7 @@ from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException, incluster_config, kube_config
 
 from finetune_api import names
-from finetune_operator.permissions import PERMISSIONS, Permission, Scope
 from finetune_operator.settings import Settings
-
-__all__ = ["PERMISSIONS", "ApiError", "Cluster", "NoCluster", "Permission", "Scope", "Unreachable"]
 
 Raw = dict[str, Any]
 
