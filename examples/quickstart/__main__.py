@@ -75,6 +75,7 @@ def _story(yamls: Path, build: Path, screen: Screen) -> None:
     result.require_gain(tuned)
     screen.say(comparison(tuned["status"]["metrics"]))
     screen.say(f"\n{answers(result.samples_of(build / 'adapter'))}\n")
+    screen.say("So small a model learns the manner of such sentences, hardly their truth. It is the way that is real.")
 
     screen.step("Load the adapter in another process, with transformers and PEFT alone and without a network")
     question = corpus.held_out[-1].record()["prompt"].strip()

@@ -20,6 +20,8 @@ NOT_READ = frozenset(
 
 RECORD_CHARACTERS = 800
 """Longest record of prose; most are about as long, so that batches hold little padding."""
+PARAGRAPHS = 2
+"""Of each docstring, for prose: what comes later is mostly detail, and a minute is too short to learn it."""
 LONGEST_SIGNATURE = 120
 LONGEST_DESCRIPTION = 160
 SHORTEST_DESCRIPTION = 3
@@ -123,17 +125,31 @@ def make_corpus(docstrings: Iterable[Docstring]) -> Corpus:
     """Splits docstrings into the three sets; which pairs are held out depends on their signatures alone."""
     docstrings = list(docstrings)
     pairs = sorted(_distinct(_pairs(docstrings)), key=lambda pair: _number(pair.signature))
-    held_out = [pair for pair in pairs if _number(pair.signature) % HELD_OUT == 0]
-    told = [plain(pair.description) for pair in held_out]
-    train = [
-        pair
-        for pair in pairs
-        if _number(pair.signature) % HELD_OUT
-        and not _tells(pair.description, told)
-        and not _near_copy(pair.description, told)
-    ]
-    prose = _prose(docstrings, {pair.signature for pair in held_out}, told)
-    return Corpus(tuple(prose), tuple(train), tuple(held_out))
+    chosen = [pair for pair in pairs if _number(pair.signature) % HELD_OUT == 0]
+    rest = [pair for pair in pairs if _number(pair.signature) % HELD_OUT]
+    held_out = _HeldOut(chosen)
+    train = [pair for pair in rest if not held_out.is_told_by(pair.description)]
+    return Corpus(tuple(_prose(docstrings, held_out)), tuple(train), tuple(chosen))
+
+
+class _HeldOut:
+    """Tells what must not be trained on."""
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
+        self.signatures: set[str] = set()
+        self._told: list[tuple[str, set[str]]] = []
+        for pair in pairs:
+            self.signatures.add(pair.signature)
+            told = plain(pair.description)
+            self._told.append((f" {told} ", set(told.split())))
+
+    def is_told_by(self, text: str) -> bool:
+        """Whether a text contains a held-out description, or begins with a sentence that is nearly one."""
+        whole, words = f" {plain(text)} ", set(plain(first_sentence(text)).split())
+        return any(
+            told in whole or len(words & told_words) >= NEAR_COPY * len(words | told_words)
+            for told, told_words in self._told
+        )
 
 
 def _pairs(docstrings: Iterable[Docstring]) -> Iterator[Pair]:
@@ -166,25 +182,19 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def _near_copy(text: str, descriptions: Iterable[str]) -> bool:
-    words = set(plain(text).split())
-    others = (set(description.split()) for description in descriptions)
-    return any(len(words & other) >= NEAR_COPY * len(words | other) for other in others)
-
-
 def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _prose(docstrings: Iterable[Docstring], held_out: set[str], told: list[str]) -> Iterator[str]:
-    """Records of whole paragraphs, module by module, each docstring below its title. Left out are the functions whose
-    signatures are held out, and every other paragraph that says what one of their descriptions says."""
+def _prose(docstrings: Iterable[Docstring], held_out: _HeldOut) -> Iterator[str]:
+    """Records of whole paragraphs, module by module, each docstring below its title. Left out are held-out functions,
+    and every other paragraph that tells what one of them does."""
     for _, group in groupby(docstrings, key=lambda docstring: docstring.module):
         pieces = []
         for docstring in group:
-            if docstring.title not in held_out:
-                paragraphs = map(_one_line, _paragraphs(docstring.text))
-                kept = [text for text in paragraphs if is_prose(text) and not _tells(text, told)]
+            if docstring.title not in held_out.signatures:
+                paragraphs = map(_one_line, _paragraphs(docstring.text)[:PARAGRAPHS])
+                kept = [text for text in paragraphs if is_prose(text) and not held_out.is_told_by(text)]
                 kept[:1] = [f"{docstring.title}\n{text}" for text in kept[:1]]
                 pieces += kept
         yield from _filled(pieces)
@@ -202,11 +212,6 @@ def is_prose(text: str) -> bool:
     """Whether a text is made of words, by its share of letters."""
     letters = sum(character.isalpha() or character == " " for character in text)
     return ">>>" not in text and letters >= PROSE_LETTERS * len(text)
-
-
-def _tells(paragraph: str, descriptions: Iterable[str]) -> bool:
-    words = f" {plain(paragraph)} "
-    return any(f" {description} " in words for description in descriptions)
 
 
 def _filled(pieces: Iterable[str]) -> Iterator[str]:

@@ -18,9 +18,9 @@ SHAPES = '''
 def area(width: float, height: float = 1.0, *, unit="m", **more) -> float:
     """Return the area of a rectangle.  Negative sides count as positive.
 
-    The unit is not looked at in any way.
-
     >>> area(2, 3)
+
+    The unit is not looked at in any way.
     """
 
 class Shape:
@@ -65,6 +65,7 @@ def test_functions_become_pairs_and_all_docstrings_prose_below_their_titles(tmp_
     assert "shapes.Shape\nAnything with an outline." in prose
     assert "shapes.area(width, height, *, unit, **more)\nReturn the area of a rectangle. Negative" in prose
     assert ">>>" not in prose
+    assert "The unit" not in prose
     assert "outside" not in prose
 
 
@@ -103,7 +104,7 @@ def test_equal_descriptions_make_one_pair() -> None:
     assert sorted(pair.signature for pair in corpus.train + corpus.held_out) == ["m.f()", "m.h()"]
 
 
-def test_near_copies_of_a_held_out_description_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_tells_a_held_out_description_is_in_neither_of_the_other_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stdlib_docs, "_number", lambda signature: "held" not in signature)
     copies = functions(
         ("held", "Return the size of the file in bytes."),
@@ -111,13 +112,11 @@ def test_near_copies_of_a_held_out_description_are_not_trained_on(monkeypatch: p
         ("longer", "Return the size of the file in bytes, and where it lies on the disk, or None where there is none."),
         ("far", "Close the file and forget what was in it."),
     )
-    quoting = Docstring("n", "n", False, "One line.\n\nAs m says: return the size of the file in bytes!\n\nLast line.")
+    quoting = Docstring("n", "n", False, "As m says: return the size of the file in bytes!\n\nAnother line.")
     corpus = make_corpus([*copies, quoting])
     assert [pair.signature for pair in corpus.held_out] == ["m.held()"]
     assert [pair.signature for pair in corpus.train] == ["m.far()"]
-    assert "m.held" not in "".join(corpus.prose)
-    assert "As m says" not in "".join(corpus.prose)
-    assert "Last line." in "".join(corpus.prose)
+    assert corpus.prose == ("m.far()\nClose the file and forget what was in it.", "n\nAnother line.")
 
 
 def test_the_standard_library_gives_enough_to_train_on_and_to_measure(corpus: Corpus) -> None:
