@@ -102,6 +102,9 @@ class Meaning:
 
 
 _AGAIN = "delete the FineTuneJob and apply the corrected one"
+_SAME_AGAIN = "delete the FineTuneJob and apply it again"
+_ONE_RELEASE = f"install operator and trainer image of one release, then {_SAME_AGAIN}"
+_BY_ITSELF = f"nothing to do while the Job starts another pod; once it has failed, {_SAME_AGAIN}"
 
 MEANINGS: dict[Reason, Meaning] = {
     Reason.ACCEPTED: Meaning("The spec is valid and the job is planned.", "nothing to do"),
@@ -137,12 +140,12 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.MODEL_JOB_NOT_A_MODEL: Meaning(
         "spec.model.uri names a job:// that published an adapter; starting from an adapter is not supported yet.",
-        "name a job whose method.adapter is none",
+        f"name a job whose method.adapter is none: {_AGAIN}",
         Fault.USER,
     ),
     Reason.NAME_CONFLICT: Meaning(
         "A Job of somebody else has the name that this FineTuneJob's Job would have; it is left untouched.",
-        "delete or rename that Job, or create the FineTuneJob under another name",
+        f"{_SAME_AGAIN}: its Job then gets another name",
         Fault.USER,
     ),
     Reason.JOB_REFUSED: Meaning(
@@ -165,7 +168,7 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.CONTRACT_MISMATCH: Meaning(
         "The trainer image speaks another contract version than the operator.",
-        "install operator and trainer image of one release",
+        _ONE_RELEASE,
         Fault.PLATFORM,
     ),
     Reason.DIVERGED: Meaning(
@@ -180,7 +183,7 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.STORAGE_UNAVAILABLE: Meaning(
         "S3, or the hub of an hf:// model, could not be reached or kept failing.",
-        "check spec.storage.endpointUrl and the network from the training pod",
+        f"check spec.storage.endpointUrl and the network from the training pod, then {_SAME_AGAIN}",
         Fault.PLATFORM,
     ),
     Reason.OUT_OF_MEMORY: Meaning(
@@ -190,35 +193,36 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.PREEMPTED: Meaning(
         "The training pod was asked to stop before it had finished.",
-        "nothing to do: the Job starts another pod",
+        _BY_ITSELF,
     ),
     Reason.TRAINER_CRASHED: Meaning(
         "The trainer ended with an exit code that is not of the contract.",
-        "read the pod's log; report it if the message does not help",
+        f"read the pod's log, and report it if that does not help; after the mend {_SAME_AGAIN}",
         Fault.PLATFORM,
     ),
     Reason.TRAINER_KILLED: Meaning(
         "The training process was killed by a signal.",
-        "look for the cause on the node; raise spec.runPolicy.maxRetries if it comes and goes",
+        f"look for the cause on the node, then {_SAME_AGAIN}, with more spec.runPolicy.maxRetries if it comes and goes",
         Fault.PLATFORM,
     ),
     Reason.RESULT_MISSING: Meaning(
         "The trainer ended well but left no readable result.",
-        "install operator and trainer image of one release",
+        _ONE_RELEASE,
         Fault.PLATFORM,
     ),
     Reason.JOB_DELETED: Meaning(
         "The Job of this FineTuneJob was deleted by somebody before it had finished.",
-        "delete the FineTuneJob and apply it again",
+        _SAME_AGAIN,
         Fault.USER,
     ),
     Reason.DISRUPTED: Meaning(
         "The node evicted or lost the training pod; that does not count as a retry.",
-        "nothing to do: the Job starts another pod",
+        _BY_ITSELF,
     ),
     Reason.IMAGE_PULL_FAILED: Meaning(
         "The node cannot pull the trainer image.",
-        "correct the operator's trainer image setting or the pull secret; the pod then starts by itself",
+        "push the image or correct the pull secret, and the pod starts by itself; where the operator's trainer image "
+        f"setting is wrong, correct it, then {_SAME_AGAIN}",
         Fault.PLATFORM,
     ),
     Reason.CONTAINER_CONFIG_ERROR: Meaning(
@@ -228,7 +232,7 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.UNSCHEDULABLE: Meaning(
         "No node has room for the training pod.",
-        "lower spec.resources, or wait until a node is free",
+        f"wait until a node is free, or lower spec.resources: {_AGAIN}",
         Fault.USER,
     ),
 }

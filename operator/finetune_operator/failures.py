@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -26,14 +26,20 @@ class Failure:
     """Why something failed, or what it waits for."""
 
     reason: Reason
-    message: str
-    """The case at hand and the next step."""
+    case: str
+    """What happened, as one sentence or more."""
+    next_step: str = ""
+    """What to do about it, once nobody tries again; empty where the case says it."""
+
+    @property
+    def message(self) -> str:
+        """The case at hand and the next step."""
+        return f"{self.case.rstrip('.')}. Next step: {self.next_step}." if self.next_step else self.case
 
 
 def tell(reason: Reason, case: str) -> Failure:
     """A failure told as the case at hand, followed by the reason's next step."""
-    step = MEANINGS[reason].next_step
-    return Failure(reason, f"{case.rstrip('.')}. Next step: {step}.")
+    return Failure(reason, case, MEANINGS[reason].next_step)
 
 
 def result_of(pod: PodState) -> RunResult | None:
@@ -89,7 +95,7 @@ def of_job(job: JobState, pods: Iterable[PodState]) -> Failure:
         return tell(Reason.TRAINER_CRASHED, case)
     failure = of_pod(failed[-1])
     if job.failed_reason == "BackoffLimitExceeded" and job.failures > 1:
-        return Failure(failure.reason, f"{failure.message} It failed {job.failures} times.")
+        return replace(failure, case=f"{failure.case.rstrip('.')}. It failed {job.failures} times.")
     return failure
 
 

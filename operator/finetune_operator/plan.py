@@ -177,10 +177,11 @@ def retrying(s: Situation) -> Outcome | None:
         return None
     failure = failures.of_pod(lost[-1])
     if lost[-1].disruption is not None:
-        return Outcome(Phase.STARTING, Reason.DISRUPTED, failure.message, restarted=True)
+        message = f"{failure.case.rstrip('.')}. The Job starts another; that does not count as a retry."
+        return Outcome(Phase.STARTING, Reason.DISRUPTED, message, restarted=True)
     if job.failures == 0:
         return None
-    message = f"Try {job.failures} failed and the Job starts another. {failure.reason}: {failure.message}"
+    message = f"Try {job.failures} failed and the Job starts another. {failure.reason}: {failure.case.rstrip('.')}."
     return Outcome(Phase.STARTING, Reason.RETRYING, message, restarted=True)
 
 

@@ -110,6 +110,29 @@ def test_a_job_failed_as_its_last_pod_did_and_says_how_often():
     assert "failed 3 times" in failure.message
 
 
+FINAL = [
+    *(code.reason for code in ExitCode if code),
+    *(reason for reason in Reason if reason.startswith("ModelJob")),
+    Reason.INVALID_SPEC,
+    Reason.NAME_CONFLICT,
+    Reason.JOB_REFUSED,
+    Reason.TRAINER_CRASHED,
+    Reason.TRAINER_KILLED,
+    Reason.RESULT_MISSING,
+    Reason.JOB_DELETED,
+    Reason.DISRUPTED,
+]
+
+
+@pytest.mark.parametrize("reason", FINAL)
+def test_the_next_step_after_a_final_failure_leads_out_of_it(reason):
+    """Failed is final and the spec cannot be changed: whatever the mend, the job must be applied anew."""
+    message = failures.tell(reason, "it broke.").message
+    assert message.startswith("it broke. Next step: ")
+    assert "delete th" in message
+    assert "and apply" in message
+
+
 def test_a_job_that_left_no_pod_is_told_by_its_condition():
     failure = failures.of_job(JobState.of(b.job(b.condition("Failed", "DeadlineExceeded", "too long"))), [])
     assert failure.reason is Reason.TRAINER_CRASHED
