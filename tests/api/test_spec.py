@@ -1,12 +1,18 @@
 """What a FineTuneJob may say: defaults, refusals in a user's words, and fields that nothing acts on yet."""
 
+import ast
 import copy
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from finetune_api.base import Model
 from finetune_api.job import InvalidSpec, read_spec
+from finetune_api.spec import FineTuneJobSpec
+
+ROOT = Path(__file__).parents[2]
 
 TEN_LINES: dict[str, Any] = {
     "model": {"uri": "hf://Qwen/Qwen2.5-7B-Instruct"},
@@ -132,6 +138,41 @@ def all_models(model: type[Model]) -> set[type[Model]]:
     for child in model.__subclasses__():
         found |= all_models(child)
     return found
+
+
+ONE_VALUE = {"optimizer", "on_out_of_memory", "merge_adapter", "nodes", "suspend", "cancel"}
+"""Fields of which one value alone is accepted for now: there is nothing to read."""
+
+
+def accepted(model: type[Model]) -> Iterator[tuple[str, str]]:
+    """(model, attribute) of every field below a model that a user may set to something."""
+    refused = {attribute for attribute, _, marker in model.not_yet() if not marker.values}
+    for attribute in model.model_fields.keys() - refused:
+        yield model.__name__, attribute
+        for section in sections(model.model_fields[attribute].annotation):
+            yield from accepted(section)
+
+
+def sections(annotation: Any) -> Iterator[type[Model]]:
+    """The models that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from sections(inner)
+
+
+def read_somewhere() -> set[str]:
+    """The names of all attributes that operator, trainer and run file read."""
+    files = [ROOT / "operator/finetune_api/run.py"]
+    for folder in ("operator/finetune_operator", "trainer_image/finetune_trainer"):
+        files += (ROOT / folder).glob("*.py")
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+
+
+def test_every_field_that_is_accepted_is_read_by_operator_or_trainer() -> None:
+    read = read_somewhere()
+    assert {(model, name) for model, name in accepted(FineTuneJobSpec) if name not in read | ONE_VALUE} == set()
 
 
 @pytest.mark.parametrize("raw", [None, [], "spec", 3])
