@@ -52,7 +52,7 @@ def main() -> int:
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         asyncio.run(serve(settings))
-    except NoCluster as e:
+    except (InvalidSetting, NoCluster) as e:
         print(e, file=sys.stderr)
         return 2
     except (asyncio.CancelledError, KeyboardInterrupt):

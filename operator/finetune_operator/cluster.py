@@ -15,6 +15,7 @@ from typing import Any, Self
 import aiohttp
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException, incluster_config, kube_config
+from yaml import YAMLError  # comes with the kubernetes package
 
 from finetune_api import names
 from finetune_operator.settings import Settings
@@ -83,9 +84,10 @@ class Cluster:
                     path or str(_DEFAULT_KUBECONFIG), client_configuration=configuration, persist_config=False
                 )
                 await load
-        except (ConfigException, OSError) as e:
+        except (ConfigException, OSError, YAMLError) as e:
             where = f"KUBECONFIG={path}" if path else f"a pod's ServiceAccount, and {_DEFAULT_KUBECONFIG}"
-            raise NoCluster(f"no API server: looked at {where}: {e}; set KUBECONFIG, or run in a pod") from e
+            why = " ".join(str(e).split())
+            raise NoCluster(f"no API server: looked at {where}: {why}; set KUBECONFIG, or run in a pod") from e
         return cls(configuration, settings)
 
     async def close(self) -> None:

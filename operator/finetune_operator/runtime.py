@@ -21,7 +21,7 @@ from finetune_operator.lease import Elector
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.render import Reporting
 from finetune_operator.reports import Authenticator, Reports
-from finetune_operator.settings import Settings
+from finetune_operator.settings import Settings, cannot_listen
 from finetune_operator.workqueue import WorkQueue
 from finetune_operator.world import Key, World
 
@@ -64,8 +64,16 @@ class Operator:
             self.health.waits_for(what)
 
     async def run(self, watch: Watch) -> None:
-        """Work until the watch ends or this is cancelled."""
-        await self.health.start(self._settings.health_bind, self._settings.health_port)
+        """Work until the watch ends or this is cancelled.
+
+        Raises:
+            InvalidSetting: an address to listen on is not to be had.
+        """
+        bind, port = self._settings.health_bind, self._settings.health_port
+        try:
+            await self.health.start(bind, port)
+        except OSError as e:
+            raise cannot_listen("health", bind, port, e) from e
         try:
             await self._wait_for(_CRD, self._cluster.serves_finetunejobs)
             if self._settings.reports_url:
@@ -124,7 +132,11 @@ class Operator:
     async def _open_reports(self) -> bool:
         material = await self._certificate()
         context = material.context()
-        await self._reports.start(self._settings.reports_bind, self._settings.reports_port, context, material.ca)
+        bind, port = self._settings.reports_bind, self._settings.reports_port
+        try:
+            await self._reports.start(bind, port, context, material.ca)
+        except OSError as e:
+            raise cannot_listen("reports", bind, port, e) from e
         self._context = context
         self._reporting = Reporting(self._settings.reports_url, material.ca)
         return True

@@ -100,6 +100,14 @@ class Settings:
         return self.identity or socket.gethostname()
 
 
+def cannot_listen(endpoint: str, address: str, port: int, error: OSError) -> InvalidSetting:
+    """What to tell where an endpoint (``health`` or ``reports``) cannot have its address."""
+    why = os.strerror(error.errno).lower() if error.errno else str(error)
+    return _wrong(
+        f"{endpoint}_port", port, f"a port of {address} ({PREFIX}{endpoint.upper()}_BIND) to listen on: {why}"
+    )
+
+
 def documentation() -> list[tuple[str, str, str]]:
     """(environment variable, default as text, meaning) of every setting, in order."""
     return [(f"{PREFIX}{f.name.upper()}", _text(f.default), f.metadata["about"]) for f in fields(Settings)]

@@ -1,6 +1,7 @@
 """Settings from the environment."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -46,19 +47,38 @@ def test_a_misspelt_setting_is_refused_with_the_list_of_all():
         Settings.from_environment({f"{PREFIX}TRAINER_IMAGES": "x"})
 
 
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"KUBECONFIG": "/nonexistent"}, "KUBECONFIG=/nonexistent"),
-        ({f"{PREFIX}WORKERS": "many"}, f"{PREFIX}WORKERS: found 'many'"),
-    ],
-)
-def test_a_process_that_cannot_start_says_why_in_one_line(environment, said):
+KUBECONFIG = """
+{clusters: [{name: a, cluster: {server: "http://127.0.0.1:9"}}], contexts: [{name: a, context: {cluster: a, user: a}}],
+ users: [{name: a, user: {token: t}}], current-context: a}
+"""
+
+
+def refusal_to_start(**environment: str) -> str:
+    """The line that the operator's process says as it ends."""
     command = [sys.executable, "-m", "finetune_operator"]
     ended = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
-    assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+    return ended.stderr.splitlines()[-1]
+
+
+def test_a_process_that_cannot_start_says_why_in_one_line(tmp_path):
+    assert "KUBECONFIG=/nonexistent" in refusal_to_start(KUBECONFIG="/nonexistent")
+    assert f"{PREFIX}WORKERS: found 'many'" in refusal_to_start(**{f"{PREFIX}WORKERS": "many"})
+    broken = tmp_path / "broken"
+    broken.write_text("{")
+    assert f"KUBECONFIG={broken}: while parsing" in refusal_to_start(KUBECONFIG=str(broken))
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting(tmp_path):
+    config = tmp_path / "config"
+    config.write_text(KUBECONFIG)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        given = {f"{PREFIX}HEALTH_BIND": "127.0.0.1", f"{PREFIX}HEALTH_PORT": port}
+        said = refusal_to_start(KUBECONFIG=str(config), **given)
+    assert f"{PREFIX}HEALTH_PORT: found {port}, expected a free port of 127.0.0.1" in said
+    assert "address already in use" in said
 
 
 def test_every_setting_is_documented():
