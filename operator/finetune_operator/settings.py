@@ -103,9 +103,8 @@ class Settings:
 def cannot_listen(endpoint: str, address: str, port: int, error: OSError) -> InvalidSetting:
     """What to tell where an endpoint (``health`` or ``reports``) cannot have its address."""
     why = os.strerror(error.errno).lower() if error.errno else str(error)
-    return _wrong(
-        f"{endpoint}_port", port, f"a port of {address} ({PREFIX}{endpoint.upper()}_BIND) to listen on: {why}"
-    )
+    where = f"{address} ({PREFIX}{endpoint.upper()}_BIND)"
+    return _wrong(f"{endpoint}_port", port, f"a free port of {where} to listen on: {why}")
 
 
 def documentation() -> list[tuple[str, str, str]]:
