@@ -99,7 +99,7 @@ class Platform:
         return list(self.call(self.cluster.client.get(path, labelSelector=selector))["items"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("platform")
     loop = asyncio.new_event_loop()
@@ -132,7 +132,7 @@ def _furnished(cluster: LocalCluster, loop: asyncio.AbstractEventLoop, folder: P
     return platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guesses(platform: Platform) -> str:
     """Colours with a number that nothing tells: a model learns from it what to say, but not when."""
     chance = random.Random(0)
@@ -140,7 +140,7 @@ def guesses(platform: Platform) -> str:
     return platform.upload("s3://team-a/guesses.jsonl", tiny.json_lines(*records))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def colours(platform: Platform) -> str:
     """The same colours, each with its own number: a model that has learned it is right every time."""
     pairs = list(zip(COLOURS, NUMBERS, strict=True))

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,15 @@ class Localised:
     """What was filled in, in a user's words."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as kubectl reads it: ``2e-4`` is a number there, while YAML 1.1 asks for a dot in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
 def read(file: Path) -> list[Object]:
     """The FineTuneJobs of a file, in order.
 
@@ -52,7 +62,7 @@ def read(file: Path) -> list[Object]:
         InvalidDocument: the file is missing or no YAML, or holds something else.
     """
     try:
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_Loader))
     except OSError as e:
         raise InvalidDocument(f"{file}: {e.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:

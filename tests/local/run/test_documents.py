@@ -47,6 +47,26 @@ def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path, text: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2e-4", 2e-4),
+        ("2.0e-4", 2e-4),
+        ("1E3", 1000.0),
+        ("-.5e1", -5.0),
+        ("3", 3),
+        ("0.1", 0.1),
+        ("e4", "e4"),
+        ("2e", "2e"),
+    ],
+)
+def test_numbers_are_numbers_as_kubectl_reads_them(tmp_path: Path, text: str, value: object) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"{HEAD}metadata: {{name: one}}\nspec: {{training: {{learningRate: {text}}}}}\n")
+
+    assert read(file)[0]["spec"]["training"]["learningRate"] == value
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidDocument, match=r"none\.yaml: No such file"):
         read(tmp_path / "none.yaml")
