@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
@@ -21,11 +21,12 @@ class NotYet:
         """Whether a value (None: the field was left out) must be refused."""
         return value in self.values if self.values else value is not None
 
-    def message(self, field: str) -> str:
-        """The refusal, in a user's words."""
+    def message(self, field: str, annotation: Any) -> str:
+        """The refusal, in a user's words. ``annotation`` is the field's, for what may be given instead."""
         if not self.values:
             return f"{field} is not supported yet: leave it out"
-        return f"{field}: not supported yet: {', '.join(_plain(v) for v in self.values)}"
+        instead = [_plain(value) for value in _values(annotation) if value not in self.values]
+        return f"{', '.join(map(_plain, self.values))}: not supported yet; {field} may be {' or '.join(instead)}"
 
     def cel(self, field: str) -> str:
         """The rule, on the object that holds the field."""
@@ -52,6 +53,17 @@ class Rule:
     cel: str
     message: str
     holds: Callable[[Any], bool]
+
+
+def _values(annotation: Any) -> Iterator[str | bool]:
+    """The values that a field of few values may have."""
+    if annotation is bool:
+        yield from (False, True)
+    for inner in get_args(annotation):
+        if isinstance(inner, str):
+            yield inner
+        else:
+            yield from _values(inner)
 
 
 def _plain(value: str | bool) -> str:
@@ -85,7 +97,7 @@ class Model(BaseModel):
     def _refuse(self) -> Self:
         broken = [rule.message for rule in self.rules if not rule.holds(self)]
         broken += [
-            marker.message(name)
+            marker.message(name, type(self).model_fields[attribute].annotation)
             for attribute, name, marker in self.not_yet()
             if marker.refuses(getattr(self, attribute))
         ]

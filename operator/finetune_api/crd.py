@@ -212,8 +212,12 @@ def _validations(model: type[BaseModel] | None) -> Schema:
     if model is None or not issubclass(model, Model):
         return {}
     rules = [{"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"} for rule in model.rules] + [
-        {"rule": marker.cel(field), "message": marker.message(field), "fieldPath": f".{field}"}
-        for _, field, marker in model.not_yet()
+        {
+            "rule": marker.cel(field),
+            "message": marker.message(field, model.model_fields[attribute].annotation),
+            "fieldPath": f".{field}",
+        }
+        for attribute, field, marker in model.not_yet()
     ]
     return {"x-kubernetes-validations": rules} if rules else {}
 

@@ -128,6 +128,20 @@ def test_what_nothing_acts_on_yet_is_refused_and_never_ignored(path: str, value:
         read_spec(changed(path, value))
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "instead"),
+    [
+        ("method.adapter", "qlora", "adapter may be lora or none"),
+        ("training.schedule", "wsd", "schedule may be cosine or linear or constant"),
+        ("suspend", True, "suspend may be false"),
+        ("profile", "a100", "leave it out"),
+    ],
+)
+def test_a_refusal_of_what_is_not_supported_yet_says_what_is(path: str, value: object, instead: str) -> None:
+    with pytest.raises(InvalidSpec, match=instead):
+        read_spec(changed(path, value))
+
+
 def test_every_field_that_is_marked_not_yet_is_in_the_table_above() -> None:
     marked = {name for model in all_models(Model) for _, name, _ in model.not_yet()}
     assert marked == {path.rsplit(".", 1)[-1] for path, _ in NOT_YET}
