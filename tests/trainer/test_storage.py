@@ -162,6 +162,24 @@ def test_a_refusal_says_what_to_do(broken_server, status, code, exit_code, said)
     assert said in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("action", "work"),
+    [
+        ("read", lambda store, path: store.download("s3://bucket/train.jsonl", path)),
+        ("read", lambda store, path: store.read_if_there("s3://bucket/manifest.json")),
+        ("list", lambda store, path: store.objects("s3://bucket/model/")),
+    ],
+)
+def test_a_reader_without_the_right_is_told_which_right_is_missing(broken_server, tmp_path, action, work):
+    broken_server.replies.append((403, "AccessDenied", b""))
+    with pytest.raises(TrainerError) as caught:
+        work(broken_server.store, tmp_path / "file")
+    assert caught.value.code is ExitCode.STORAGE_REFUSED
+    assert caught.value.message.startswith(f"Cannot {action} s3://bucket/")
+    assert "s3:ListBucket on the bucket and s3:GetObject" in caught.value.message
+    assert list(tmp_path.glob("file")) == []
+
+
 def test_a_passing_trouble_is_waited_out(broken_server):
     broken_server.replies += [(503, "SlowDown", b""), (200, "", b"there")]
     assert broken_server.store.read("s3://bucket/key") == b"there"
