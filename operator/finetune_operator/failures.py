@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from finetune_api.conditions import MEANINGS, Reason
-from finetune_api.run import ExitCode, RunResult
+from finetune_api.run import ExitCode, RunError, RunResult
 from finetune_operator.observed import JobState, PodState
 
 _WAITING = {
@@ -17,6 +17,8 @@ _WAITING = {
     "InvalidImageName": Reason.IMAGE_PULL_FAILED,
     "CreateContainerConfigError": Reason.CONTAINER_CONFIG_ERROR,
 }
+_AFTER_THE_MEND = "After the mend delete the FineTuneJob and apply it again."
+"""The trainer says how to mend its case, but knows nothing of FineTuneJobs: Failed is final and a spec immutable."""
 _LONGEST_QUOTE = 1000
 """Characters of somebody else's words that a message repeats."""
 
@@ -29,17 +31,22 @@ class Failure:
     case: str
     """What happened, as one sentence or more."""
     next_step: str = ""
-    """What to do about it, once nobody tries again; empty where the case says it."""
+    """What to do about it, once nobody tries again; empty where the case says how to mend it."""
 
     @property
     def message(self) -> str:
-        """The case at hand and the next step."""
-        return f"{self.case.rstrip('.')}. Next step: {self.next_step}." if self.next_step else self.case
+        """The case at hand and the next step, for a verdict that is final."""
+        return f"{self.case.rstrip('.')}. {f'Next step: {self.next_step}.' if self.next_step else _AFTER_THE_MEND}"
 
 
 def tell(reason: Reason, case: str) -> Failure:
     """A failure told as the case at hand, followed by the reason's next step."""
     return Failure(reason, case, MEANINGS[reason].next_step)
+
+
+def told_by_trainer(error: RunError) -> Failure:
+    """A failure in the trainer's own words."""
+    return Failure(error.reason, _quote(error.message))
 
 
 def result_of(pod: PodState) -> RunResult | None:
@@ -63,7 +70,7 @@ def of_pod(pod: PodState) -> Failure:
         return tell(Reason.DISRUPTED, f"pod {pod.name} was taken away: {_quote(pod.disruption)}")
     result = result_of(pod)
     if result is not None and result.error is not None:
-        return Failure(result.error.reason, _quote(result.error.message))
+        return told_by_trainer(result.error)
     if pod.exit_code is None:
         what = ": ".join(part for part in (pod.ended_reason, pod.ended_message) if part) or "no reason was given"
         return tell(Reason.DISRUPTED, f"pod {pod.name} failed before its trainer ended: {_quote(what)}")

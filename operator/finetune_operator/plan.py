@@ -100,7 +100,7 @@ def completed(s: Situation) -> Outcome | Confirm | None:
     if result is None and not s.observed.confirmed:
         return Confirm()
     if result is not None and result.error is not None:
-        return _failed(failures.Failure(result.error.reason, result.error.message), result=result)
+        return _failed(failures.told_by_trainer(result.error), result=result)
     if result is None or result.result is None:
         case = f"Job {job.name} is complete, but {_what_it_left(ended)}"
         return _failed(failures.tell(Reason.RESULT_MISSING, case))

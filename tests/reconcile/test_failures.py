@@ -133,6 +133,15 @@ def test_the_next_step_after_a_final_failure_leads_out_of_it(reason):
     assert "and apply" in message
 
 
+@pytest.mark.parametrize("mend", ["Correct the line.", "Correct the line"])
+def test_the_trainers_own_words_lead_out_of_a_final_failure_too(mend):
+    pods = [PodState.of(b.ended_pod(20, b.error("StorageUnavailable", f"S3 is away. {mend}")))]
+    failed_twice = JobState.of(b.job(b.condition("Failed", "BackoffLimitExceeded"), failed=2))
+    assert failures.of_job(failed_twice, pods).message == (
+        "S3 is away. Correct the line. It failed 2 times. After the mend delete the FineTuneJob and apply it again."
+    )
+
+
 def test_a_job_that_left_no_pod_is_told_by_its_condition():
     failure = failures.of_job(JobState.of(b.job(b.condition("Failed", "DeadlineExceeded", "too long"))), [])
     assert failure.reason is Reason.TRAINER_CRASHED

@@ -232,13 +232,13 @@ async def test_a_trainer_that_is_killed_every_time_fails_when_the_retries_are_us
 
 
 @asynchronous
-async def test_a_users_fault_is_not_retried_and_is_told_in_the_trainers_words(tmp_path):
+async def test_a_users_fault_is_not_retried_and_is_told_in_the_trainers_words_with_the_way_out(tmp_path):
     async with plane(tmp_path) as p, p.operator():
         words = "s3://team-a/train.jsonl line 3: not JSON. Correct the line."
         p.script["support-bot"] = [[b.running_pod(), b.ended_pod(11, b.error("DataInvalid", words))]]
         await p.apply()
         status = await p.phase("Failed")
-        assert status["message"] == words
+        assert status["message"] == f"{words} After the mend delete the FineTuneJob and apply it again."
         assert len(p.pods()) == 1
         conditions = {c["type"]: c for c in status["conditions"]}
         assert conditions["Stalled"]["status"] == "True"

@@ -162,13 +162,19 @@ def test_a_job_whose_failure_is_decided_is_not_called_a_retry():
 
 @pytest.mark.parametrize(
     "pod",
-    [b.ended_pod(137), b.ended_pod(20), b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "Evicted"),))],
+    [
+        b.ended_pod(137),
+        b.ended_pod(20),
+        b.ended_pod(20, b.error("StorageUnavailable", "S3 is away. Check the network.")),
+        b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "Evicted"),)),
+    ],
 )
 def test_while_the_job_tries_again_nobody_is_told_to_apply_it_anew(pod):
     decision = decide(under_way(), **seen(pod, job=b.job(failed=1)))
     assert decision.status is not None
     assert "the job starts another" in decision.status["message"].lower()
     assert "Next step" not in decision.status["message"]
+    assert "apply" not in decision.status["message"]
 
 
 def test_a_job_that_vanished_is_looked_for_and_then_told():
