@@ -26,10 +26,10 @@ from finetune_api import names
 from finetune_api.run import Report
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
 from finetune_operator.observed import ReceivedReport
+from finetune_operator.settings import REPORTS_PATH
 
 log = logging.getLogger(__name__)
 
-PATH = "/v1/reports"
 LARGEST_BODY = 64 * 1024
 _LONGEST_REQUEST = 10.0
 _FORWARDED = "Finetune-Forwarded"
@@ -145,7 +145,7 @@ class Reports:
             connector=aiohttp.TCPConnector(ssl=trust), timeout=aiohttp.ClientTimeout(total=_LONGEST_REQUEST)
         )
         application = web.Application(client_max_size=LARGEST_BODY)
-        application.router.add_post(PATH, self._post)
+        application.router.add_post(REPORTS_PATH, self._post)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, bind, port, ssl_context=context).start()
@@ -197,7 +197,7 @@ class Reports:
         headers = {"Authorization": request.headers["Authorization"], _FORWARDED: "1"}
         try:
             async with self._session.post(
-                f"https://{leader}{PATH}", data=body, headers=headers, server_hostname=self._host
+                f"https://{leader}{REPORTS_PATH}", data=body, headers=headers, server_hostname=self._host
             ) as response:
                 return response.status, str((await response.json()).get("message"))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as e:

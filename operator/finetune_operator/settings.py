@@ -11,6 +11,8 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 PREFIX = "FINETUNE_OPERATOR_"
+REPORTS_PATH = "/v1/reports"
+"""Path of the reports endpoint."""
 
 
 class InvalidSetting(ValueError):
@@ -41,7 +43,7 @@ class Settings:
 
     reports_url: str = _setting(
         "",
-        "https:// URL under which training pods reach the reports endpoint, with the path /v1/reports. "
+        f"https:// URL under which training pods reach the reports endpoint, with the path {REPORTS_PATH}. "
         "Empty: no endpoint, and pods report nothing.",
     )
     reports_bind: str = _setting("0.0.0.0", "Address that the reports endpoint listens on.")  # noqa: S104
@@ -78,8 +80,9 @@ class Settings:
             found = f"{self.lease_retry_period}, {self.lease_renew_deadline}, {self.lease_duration}"
             raise _wrong("lease_renew_deadline", found, "lease_retry_period < lease_renew_deadline < lease_duration")
         url = urlsplit(self.reports_url)
-        if self.reports_url and (url.scheme != "https" or not url.hostname):
-            raise _wrong("reports_url", self.reports_url, "an https:// URL such as https://host:9443/v1/reports")
+        if self.reports_url and (url.scheme != "https" or not url.hostname or url.path != REPORTS_PATH):
+            expected = f"an https:// URL with the path {REPORTS_PATH}, such as https://host:9443{REPORTS_PATH}"
+            raise _wrong("reports_url", self.reports_url, expected)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:

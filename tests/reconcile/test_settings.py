@@ -32,7 +32,10 @@ def test_every_kind_of_setting_is_read():
         ("IMAGE_PULL_POLICY", "Sometimes", "Always, IfNotPresent or Never"),
         ("LOG_LEVEL", "loud", "DEBUG"),
         ("LEASE_DURATION", "5", "lease_renew_deadline < lease_duration"),
-        ("REPORTS_URL", "http://operator/v1/reports", "an https:// URL"),
+        ("REPORTS_URL", "http://operator/v1/reports", "found 'http://operator/v1/reports', expected an https:// URL"),
+        ("REPORTS_URL", "https://operator", "with the path /v1/reports"),
+        ("REPORTS_URL", "https://operator/v1/reports/", "found 'https://operator/v1/reports/', expected an https://"),
+        ("REPORTS_URL", "https://operator/v2/reports", "such as https://host:9443/v1/reports"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name_and_what_is_expected(name, value, expected):
