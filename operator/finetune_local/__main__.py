@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import contextlib
+import io
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -13,11 +15,12 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 
 from finetune_api import names
 from finetune_local import connection
-from finetune_local.client import ApiClient
+from finetune_local.client import ApiClient, ApiError
 from finetune_local.cluster import ControlPlaneFailed, LocalCluster
 from finetune_local.connection import Addresses
 from finetune_local.run import documents, job, table
@@ -30,7 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m finetune_local", description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("build/local"), help="where `up` runs (%(default)s)")
-    parser.add_argument("--gpus", type=int, default=0, help="NVIDIA GPUs of this machine to offer (%(default)s)")
+    parser.add_argument("--gpus", type=_count, default=0, help="NVIDIA GPUs of this machine to offer (%(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start API server, S3 and operator, and stay until Ctrl-C")
     run = commands.add_parser(
@@ -46,6 +49,12 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a whole number, 0 or more")
+    return int(text)
+
+
 async def up(options: argparse.Namespace) -> int:
     """Local mode until it is interrupted."""
     if (running := connection.discover(options.data_dir)) is not None:
@@ -53,6 +62,7 @@ async def up(options: argparse.Namespace) -> int:
             f"local mode runs in {options.data_dir} already (process {running.pid}): "
             "stop it, or name another --data-dir"
         )
+    _make_directory("--data-dir", options.data_dir)
     began = time.monotonic()
     async with LocalCluster(options.data_dir, extra_capacity=_gpus(options)) as cluster:
         file = connection.publish(options.data_dir, Addresses.of(cluster))
@@ -77,20 +87,22 @@ async def run(options: argparse.Namespace) -> int:
     wanted = [(document, file) for file in files for document in documents.read(file)]
     if options.out and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise documents.InvalidDocument(f"--out {options.out}: exists and is not empty; name a new directory")
+    if options.out:
+        _make_directory("--out", options.out)  # now, because nothing keeps the result if this fails after the training
     display = Display(sys.stderr)
     async with _local_mode(options) as addresses, addresses.client() as client:
         code = 0
         for document, file in wanted:
             done = await job.run(document, file, client, addresses, display)
             display.clear()
+            if options.out and job.succeeded(done):  # before anything is printed, which fails where nobody reads it
+                directory = options.out if len(wanted) == 1 else options.out / done["metadata"]["name"]
+                display.say(await job.fetch(done, addresses, directory))
             _print_resource(done, first=document is wanted[0][0])
             if not job.succeeded(done):
                 await _tell_failure(done, client, display)
                 code = 1
                 break
-            if options.out:
-                directory = options.out if len(wanted) == 1 else options.out / done["metadata"]["name"]
-                display.say(await job.fetch(done, addresses, directory))
         await _print_table(done["metadata"]["namespace"], client)
     return code
 
@@ -135,6 +147,15 @@ async def _guarded(cluster: LocalCluster) -> AsyncIterator[None]:
         guard.cancel()
 
 
+def _make_directory(option: str, directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as e:
+        raise documents.InvalidDocument(f"{option} {directory}: {e.strerror}; name a directory to write to") from None
+
+
 def _gpus(options: argparse.Namespace) -> dict[str, str]:
     return {"nvidia.com/gpu": str(options.gpus)} if options.gpus else {}
 
@@ -156,8 +177,9 @@ async def _print_table(namespace: str, client: ApiClient) -> None:
 
 async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
     task = asyncio.ensure_future(work)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which nohup asks for
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await task
 
 
@@ -165,13 +187,24 @@ def main() -> int:
     """The process; the answer is its exit code."""
     options = arguments().parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no arrow is no reason to lose a result
     try:
         return asyncio.run(_until_signalled(up(options) if options.command == "up" else run(options)))
     except (ControlPlaneFailed, documents.InvalidDocument, job.RunFailed) as e:
-        print(f"\n{e}" if sys.stderr.isatty() else str(e), file=sys.stderr)
+        return _fail(str(e))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         return 1
+    except (ApiError, aiohttp.ClientError) as e:
+        return _fail(f"local mode does not answer as expected, or was stopped: {e}")
     except (asyncio.CancelledError, KeyboardInterrupt):
         return 0 if options.command == "up" else INTERRUPTED
+
+
+def _fail(told: str) -> int:
+    print(f"\n{told}" if sys.stderr.isatty() else told, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

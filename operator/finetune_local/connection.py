@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from finetune_local.client import ApiClient
 from finetune_local.cluster import LocalCluster
@@ -13,6 +15,7 @@ from finetune_local.operator_process import write_private
 from finetune_local.s3 import Bucketeer
 
 _FILE = "up.json"
+_ANSWER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,15 @@ def publish(directory: Path, addresses: Addresses) -> Path:
 
 
 def discover(directory: Path) -> Addresses | None:
-    """The addresses of the local mode that runs in a directory, if one does."""
+    """The addresses of the local mode that runs in a directory, if one does.
+
+    A file that a killed ``up`` left behind counts for nothing, even where another process has its number by now.
+    """
     try:
         addresses = Addresses(**json.loads((directory / _FILE).read_text(encoding="utf-8")))
         os.kill(addresses.pid, 0)
+        server = urlsplit(addresses.server)
+        socket.create_connection((server.hostname, server.port), _ANSWER_SECONDS).close()
     except (OSError, ValueError, TypeError):
         return None
     return addresses

@@ -2,15 +2,13 @@
 
 import copy
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from finetune_api import names
+from finetune_local.run import kubectl_yaml
 
 Object = dict[str, Any]
 
@@ -46,15 +44,6 @@ class Localised:
     """What was filled in, in a user's words."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as kubectl reads it: ``2e-4`` is a number there, while YAML 1.1 asks for a dot in it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-
-
 def read(file: Path) -> list[Object]:
     """The FineTuneJobs of a file, in order.
 
@@ -62,11 +51,13 @@ def read(file: Path) -> list[Object]:
         InvalidDocument: the file is missing or no YAML, or holds something else.
     """
     try:
-        documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_Loader))
+        documents = kubectl_yaml.load_all(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise InvalidDocument(f"{file}: {e.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InvalidDocument(f"{file}: not YAML: {' '.join(str(e).split())}") from None
+    except UnicodeDecodeError:
+        raise InvalidDocument(f"{file}: not YAML: not a text in UTF-8") from None
+    except kubectl_yaml.InvalidYaml as e:
+        raise InvalidDocument(f"{file}: not YAML: {e}") from None
     jobs = [_job(document, f"{file}, document {i + 1}") for i, document in enumerate(documents) if document is not None]
     if not jobs:
         raise InvalidDocument(f"{file}: empty; expected a {names.KIND} (apiVersion {names.API_VERSION})")
@@ -109,9 +100,11 @@ def localise(document: Object, where: Path, endpoint_url: str, node: Mapping[str
         )
     if not given:
         spec["storage"] = {"endpointUrl": endpoint_url, "region": "us-east-1", "credentials": SECRET}
-    if "output" not in spec and not given:
+    if spec.get("output") is None and not given:
         spec["output"] = {"uri": f"s3://{BUCKET}/output/"}
-    notes = tuple(_fill_resources(spec.setdefault("resources", {}), node))
+    if spec.get("resources") is None:  # absent, or a key with nothing behind it
+        spec["resources"] = {}
+    notes = tuple(_fill_resources(spec["resources"], node))
     buckets = {BUCKET, *_bucket_of(spec.get("output"))} if not given else set()
     return Localised(job, tuple(uploads), tuple(sorted(buckets)), uses_local_s3=not given, notes=notes)
 
@@ -133,14 +126,22 @@ def _rewrite_files(job: Object, spec: Object, where: Path) -> Iterator[Upload]:
     name = str(meta.get("name", "job")) if isinstance(meta, dict) else "job"
     for source, field_path in _uris(spec):
         uri = source.get("uri")
-        if not isinstance(uri, str) or not uri.startswith(_FILE):
+        if not isinstance(uri, str):
+            continue
+        if "://" not in uri:
+            usual = "hf://org/name" if field_path == "spec.model" else "s3://bucket/key"
+            raise InvalidDocument(
+                f"{where}: {field_path}.uri: found {uri!r}; expected {usual}, or file://{uri} for a local path"
+            )
+        if not uri.startswith(_FILE):
             continue
         path = (where.parent / uri.removeprefix(_FILE)).resolve()
         if not path.exists():
             raise InvalidDocument(f"{where}: {field_path}.uri: {path} does not exist; name an existing file")
         if path.is_dir() != (field_path == "spec.model"):
             expected = "a model's directory" if field_path == "spec.model" else "a file"
-            raise InvalidDocument(f"{where}: {field_path}.uri: {path} is no such thing; expected {expected}")
+            found = "a directory" if path.is_dir() else "no directory"
+            raise InvalidDocument(f"{where}: {field_path}.uri: {path} is {found}; expected {expected}")
         place = hashlib.sha256(str(path).encode()).hexdigest()[:8]
         target = f"s3://{BUCKET}/input/{name}/{place}/{path.name}{'/' if path.is_dir() else ''}"
         source["uri"] = target
@@ -160,4 +161,5 @@ def _uris(spec: Object) -> Iterator[tuple[Object, str]]:
 
 def _bucket_of(output: Any) -> set[str]:
     uri = output.get("uri") if isinstance(output, dict) else None
-    return {uri.removeprefix("s3://").partition("/")[0]} if isinstance(uri, str) and uri.startswith("s3://") else set()
+    bucket = uri.removeprefix("s3://").partition("/")[0] if isinstance(uri, str) and uri.startswith("s3://") else ""
+    return {bucket} - {""}

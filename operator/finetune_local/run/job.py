@@ -1,6 +1,8 @@
 """One FineTuneJob from its document to its end: upload, create, follow, fetch the result."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ async def run(document: Object, file: Path, client: ApiClient, addresses: Addres
     fit = localise(document, file, addresses.endpoint_url, node["status"]["allocatable"])
     for note in fit.notes:
         display.say(note)
-    await _prepare(fit, client, addresses)
+    await _prepare(fit, file, client, addresses)
     collection = f"/apis/{names.API_VERSION}/namespaces/{_namespace(fit.job)}/{names.PLURAL}"
     try:
         job = await client.create(collection, fit.job, fieldValidation="Strict")
@@ -103,19 +105,24 @@ async def last_words(job: Object, client: ApiClient) -> str:
 
 
 async def fetch(job: Object, addresses: Addresses, directory: Path) -> str:
-    """Downloads the published adapter or model; what to tell about it."""
+    """Downloads the published adapter or model; what to tell about it.
+
+    Raises:
+        RunFailed: it could not be downloaded, or not written.
+    """
     spec, result = job["spec"], job["status"].get("result") or {}
     uri = result.get("adapterURI") or result.get("modelURI")
     if not uri:
         return f"{job['metadata']['name']} published nothing to download"
     if (spec.get("storage") or {}).get("endpointUrl") != addresses.endpoint_url:
         return f"{uri} is not in the local S3 and was not downloaded"
-    files = await asyncio.to_thread(lambda: addresses.bucketeer().get_directory(uri, directory))
+    with _storage_faults(f"{uri} cannot be downloaded to {directory}"):
+        files = await asyncio.to_thread(lambda: addresses.bucketeer().get_directory(uri, directory))
     return f"{uri} → {directory} ({len(files)} files)"
 
 
-async def _prepare(fit: Localised, client: ApiClient, addresses: Addresses) -> None:
-    """Buckets, uploads and the Secret that the job refers to."""
+async def _prepare(fit: Localised, file: Path, client: ApiClient, addresses: Addresses) -> None:
+    """Buckets, uploads and the Secret that the job refers to; ``file`` is where the job stands."""
     if not fit.uses_local_s3:
         return
     namespace = _namespace(fit.job)
@@ -126,20 +133,36 @@ async def _prepare(fit: Localised, client: ApiClient, addresses: Addresses) -> N
         await client.create(path, secret)
     except ApiError as e:
         if not e.conflict:
-            raise RunFailed(e.message) from None
+            found = f"there is no namespace {namespace}" if e.not_found else e.message
+            hint = "create it first, or leave metadata.namespace out"
+            raise RunFailed(f"{file}: metadata.namespace: {found}; {hint}") from None
         await client.patch(f"{path}/{SECRET}", {"stringData": keys})
-    await asyncio.to_thread(_upload, fit, addresses)
+    await asyncio.to_thread(_upload, fit, file, addresses)
 
 
-def _upload(fit: Localised, addresses: Addresses) -> None:
+def _upload(fit: Localised, file: Path, addresses: Addresses) -> None:
     bucketeer = addresses.bucketeer()
     for bucket in fit.buckets:
-        bucketeer.create_bucket(bucket)
+        with _storage_faults(f"{file}: spec.output.uri: the bucket {bucket} cannot be made in the local S3"):
+            bucketeer.create_bucket(bucket)
     for upload in fit.uploads:
-        if upload.path.is_dir():
-            bucketeer.put_directory(upload.uri, upload.path)
-        else:
-            bucketeer.put_file(upload.uri, upload.path)
+        with _storage_faults(f"{file}: {upload.path} cannot be uploaded to the local S3"):
+            if upload.path.is_dir():
+                bucketeer.put_directory(upload.uri, upload.path)
+            else:
+                bucketeer.put_file(upload.uri, upload.path)
+
+
+@contextlib.contextmanager
+def _storage_faults(what: str) -> Iterator[None]:
+    """Turns a fault of S3 or of a file into ``RunFailed``, which begins with ``what``."""
+    from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
+    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+
+    try:
+        yield
+    except (OSError, Boto3Error, BotoCoreError, ClientError) as e:
+        raise RunFailed(f"{what}: {' '.join(str(e).split())}") from None
 
 
 def _namespace(job: Object) -> str:

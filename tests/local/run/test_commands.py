@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -58,6 +60,10 @@ def fine_tune_job(name: str, **spec: Any) -> dict[str, Any]:
     whole = {"model": {"uri": "hf://org/model"}, "data": data, "runPolicy": {"maxRetries": 0}}
     head = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}}
     return head | {"spec": whole | spec}
+
+
+def in_namespace(namespace: str, job: dict[str, Any]) -> dict[str, Any]:
+    return job | {"metadata": job["metadata"] | {"namespace": namespace}}
 
 
 def write(directory: Path, *jobs: dict[str, Any]) -> Path:
@@ -131,6 +137,9 @@ def test_a_wrong_job_is_refused_in_the_api_servers_words(tmp_path: Path) -> None
         'unknown field "spec.training.epochz"': fine_tune_job("j", training={"epochz": 1}),
         "spec.training.epochs in body should be greater than 0": fine_tune_job("j", training={"epochs": -1}),
         'metadata.name: Invalid value: "Bad_Name"': fine_tune_job("Bad_Name"),
+        "spec.output.uri: the bucket Bad! cannot be made": fine_tune_job("j", output={"uri": "s3://Bad!/x"}),
+        "metadata.namespace: there is no namespace none; create it first": in_namespace("none", fine_tune_job("j")),
+        "metadata.namespace: there is no namespace a/b; create it first": in_namespace("a/b", fine_tune_job("j")),
     }
     file = write(tmp_path, fine_tune_job("j"))
 
@@ -198,7 +207,103 @@ def test_settings_that_the_operator_refuses_are_told(tmp_path: Path) -> None:
         asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -9)])
+def test_the_result_is_home_before_anything_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, out = write(tmp_path, fine_tune_job("first")), tmp_path / "out"
+
+    def nobody_reads(*_: object, **__: object) -> None:
+        assert (out / "copy").exists()
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "_print_resource", nobody_reads)
+    with pytest.raises(BrokenPipeError):
+        in_local_mode(tmp_path, file, lambda _, options: command.run(options), "--out", str(out))
+
+
+def test_a_result_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, out = write(tmp_path, fine_tune_job("first")), tmp_path / "out"
+
+    async def scenario(_: LocalCluster, options: argparse.Namespace) -> None:
+        monkeypatch.setattr(command, "_make_directory", lambda option, directory: out.write_text("in the way"))
+        await command.run(options)
+
+    with pytest.raises(RunFailed, match=r"s3://finetune-local/output/first/\S+ cannot be downloaded to .*out: "):
+        in_local_mode(tmp_path, file, scenario, "--out", str(out))
+
+
+@pytest.mark.parametrize("words", [["run", "job.yaml", "--out", "file/out"], ["--data-dir", "file/up", "up"]])
+def test_a_directory_that_cannot_be_made_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    write(tmp_path, fine_tune_job("j"))
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["finetune_local", *words])
+    monkeypatch.setattr(command, "LocalCluster", None)
+
+    assert command.main() == 1
+
+    told = capsys.readouterr().err.strip()
+    option = "--out file/out" if "run" in words else "--data-dir file/up"
+    assert told == f"{option}: Not a directory; name a directory to write to"
+
+
+@pytest.mark.parametrize("gpus", ["-1", "one", "1.5"])
+def test_gpus_are_a_whole_number(gpus: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.arguments().parse_args([f"--gpus={gpus}", "up"])
+
+    assert f"--gpus: found '{gpus}'; expected a whole number" in capsys.readouterr().err
+
+
+def test_addresses_that_a_killed_up_left_count_for_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        left = Addresses(os.getpid(), f"https://127.0.0.1:{port}", "token", "", "http://127.0.0.1:1", "key", "secret")
+        connection.publish(tmp_path, left)
+        assert connection.discover(tmp_path) == left
+
+    assert connection.discover(tmp_path) is None
+
+
+def test_an_up_that_stops_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}))
+    base = [sys.executable, "-m", "finetune_local", "--data-dir", str(tmp_path / "local")]
+    with subprocess.Popen([*base, "up"], stdout=subprocess.PIPE, text=True) as up:
+        _until(up.stdout, "Ready")
+        with subprocess.Popen([*base, "run", str(file)], stderr=subprocess.PIPE, text=True) as run:
+            _until(run.stderr, "j  Starting")
+            up.send_signal(signal.SIGINT)
+            assert run.wait(10) == 1
+            assert run.stderr is not None
+            last = run.stderr.read().splitlines()[-1]
+
+    assert last.startswith("local mode does not answer as expected, or was stopped: ")
+
+
+def _main_that_prints(text: str) -> list[str]:
+    """The command line of a process whose `run` does nothing but print."""
+    lines = ["import sys, finetune_local.__main__ as command", "async def run(options):"]
+    lines += [f"    print({text!a}, flush=True)", "    return 0", "command.run = run", "sys.exit(command.main())"]
+    return [sys.executable, "-c", "\n".join(lines), "run", "job.yaml"]
+
+
+def test_output_that_nobody_reads_ends_the_run_in_silence() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(_main_that_prints("text"), stdout=writing, stderr=subprocess.PIPE, text=True, timeout=30)
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_terminal_without_arrows_is_no_fault() -> None:
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(_main_that_prints("1→2"), capture_output=True, text=True, timeout=30, env=latin)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1?2\n", "")
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGHUP, 0), (signal.SIGKILL, -9)])
 def test_however_up_ends_no_process_is_left(tmp_path: Path, how: signal.Signals, code: int) -> None:
     words = [sys.executable, "-m", "finetune_local", "--data-dir", str(tmp_path), "up"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as up:

@@ -29,7 +29,13 @@ def test_every_document_of_a_file_is_read_in_order(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("", "empty; expected a FineTuneJob"),
-        ("kind: [", "not YAML: while parsing"),
+        ("kind: [", "not YAML: line 1, column 8: expected the node content, but found '<stream end>' (while parsing"),
+        ("spec:\n\tmodel: x\n", "not YAML: line 2, column 1: found character '\\t' that cannot start any token"),
+        ("a: {b: 1, c: 2, b: 3}\n", 'line 1, column 17: the key "b" is given twice'),
+        (f"{HEAD}spec: !!binary aGk=\n", "document 1 holds what JSON cannot: Object of type bytes"),
+        (f"{HEAD}spec: {{a: .nan}}\n", "document 1 holds what JSON cannot: "),
+        ("a: &a [*a]\n", "document 1 holds what JSON cannot: Circular reference"),
+        ("a: \x00\n", "not YAML: unacceptable character"),
         ("- 1\n", "document 1: found list, expected a FineTuneJob"),
         (f"{HEAD}---\napiVersion: v1\nkind: Pod\n", "document 2: found apiVersion v1, kind Pod; expected apiVersion"),
         ("kind: FineTuneJob\n", "found apiVersion None, kind FineTuneJob; expected apiVersion finetune.dev/v1alpha1"),
@@ -58,13 +64,31 @@ def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path, text: s
         ("0.1", 0.1),
         ("e4", "e4"),
         ("2e", "2e"),
+        ("2024-05-01", "2024-05-01"),
     ],
 )
-def test_numbers_are_numbers_as_kubectl_reads_them(tmp_path: Path, text: str, value: object) -> None:
+def test_numbers_and_dates_are_what_kubectl_reads(tmp_path: Path, text: str, value: object) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(f"{HEAD}metadata: {{name: one}}\nspec: {{training: {{learningRate: {text}}}}}\n")
 
     assert read(file)[0]["spec"]["training"]["learningRate"] == value
+
+
+def test_a_key_may_be_given_beside_what_is_merged_in(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"{HEAD}a: &a {{x: 1, y: 2}}\nb: &b {{<<: *a, y: 3}}\nc: {{<<: *b, x: 4}}\n")
+
+    job = read(file)[0]
+
+    assert (job["b"], job["c"]) == ({"x": 1, "y": 3}, {"x": 4, "y": 3})
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(InvalidDocument, match=r"job\.yaml: not YAML: not a text in UTF-8"):
+        read(file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -115,6 +139,12 @@ def test_what_is_absent_is_filled_in(tmp_path: Path) -> None:
     )
 
 
+def test_keys_with_nothing_behind_them_count_as_absent(tmp_path: Path) -> None:
+    empty = document(storage=None, output=None, resources=None)
+
+    assert localise(empty, tmp_path / "job.yaml", S3, NODE) == localise(document(), tmp_path / "job.yaml", S3, NODE)
+
+
 @pytest.mark.parametrize(("given", "gpus"), [({"gpusPerNode": 1}, {}), ({}, {"nvidia.com/gpu": "1"})])
 def test_gpus_are_left_as_they_are_where_asked_for_or_there(
     tmp_path: Path, given: dict[str, int], gpus: dict[str, str]
@@ -141,15 +171,29 @@ def test_the_bucket_of_the_output_is_made(tmp_path: Path) -> None:
     assert fit.buckets == (BUCKET, "team-a")
 
 
+def test_an_output_without_a_bucket_makes_none(tmp_path: Path) -> None:
+    fit = localise(document(output={"uri": "s3:///adapters/"}), tmp_path / "job.yaml", S3, NODE)
+
+    assert fit.buckets == (BUCKET,)
+
+
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
         ({"model": {"uri": "file://none"}}, "spec.model.uri: {dir}/none does not exist; name an existing file"),
         (
             {"model": {"uri": "file://file"}},
-            "spec.model.uri: {dir}/file is no such thing; expected a model's directory",
+            "spec.model.uri: {dir}/file is no directory; expected a model's directory",
         ),
-        ({"data": {"train": [{"uri": "file://."}]}}, "spec.data.train[0].uri: {dir} is no such thing; expected a file"),
+        ({"data": {"train": [{"uri": "file://."}]}}, "spec.data.train[0].uri: {dir} is a directory; expected a file"),
+        (
+            {"data": {"train": [{"uri": "sub/file"}]}},
+            "spec.data.train[0].uri: found 'sub/file'; expected s3://bucket/key, or file://sub/file for a local path",
+        ),
+        (
+            {"model": {"uri": "Qwen/Qwen2.5-7B"}},
+            "spec.model.uri: found 'Qwen/Qwen2.5-7B'; expected hf://org/name, or file://Qwen/Qwen2.5-7B for a local",
+        ),
         (
             {"data": {"train": [{"uri": "file://file"}]}, "storage": {"credentials": "mine"}},
             "spec.storage names an S3 account, but {dir}/file is a local file: remove spec.storage",
