@@ -232,7 +232,7 @@ MEANINGS: dict[Reason, Meaning] = {
     ),
     Reason.UNSCHEDULABLE: Meaning(
         "No node has room for the training pod.",
-        f"wait until a node is free, or lower spec.resources: {_AGAIN}",
+        f"wait until a node is free, or lower spec.resources (gpusPerNode: 0 trains on the CPU): {_AGAIN}",
         Fault.USER,
     ),
 }

@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class ModelSource(Model):
     """The model to start from."""
 
-    uri: Annotated[Uri, Field(pattern=r"^(hf|s3|pvc|job)://[^/].*$")]
+    uri: Annotated[Uri, Field(pattern=r"^((hf|s3|pvc)://[^/].*|job://[a-z0-9]([a-z0-9.-]*[a-z0-9])?)$")]
     """Where it lies: `hf://org/name` (Hugging Face hub), `s3://bucket/prefix/` (a directory with config.json, tokenizer
     and safetensors), `job://name` (what another FineTuneJob of this namespace published)."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None

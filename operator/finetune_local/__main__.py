@@ -25,6 +25,7 @@ from finetune_local.cluster import ControlPlaneFailed, LocalCluster
 from finetune_local.connection import Addresses
 from finetune_local.run import documents, job, table
 from finetune_local.run.progress import Display
+from finetune_local.s3 import REGION
 
 INTERRUPTED = 130
 
@@ -57,26 +58,40 @@ def _count(text: str) -> int:
 
 async def up(options: argparse.Namespace) -> int:
     """Local mode until it is interrupted."""
-    if (running := connection.discover(options.data_dir)) is not None:
-        raise ControlPlaneFailed(
-            f"local mode runs in {options.data_dir} already (process {running.pid}): "
-            "stop it, or name another --data-dir"
-        )
     _make_directory("--data-dir", options.data_dir)
-    began = time.monotonic()
-    async with LocalCluster(options.data_dir, extra_capacity=_gpus(options)) as cluster:
-        file = connection.publish(options.data_dir, Addresses.of(cluster))
-        try:
-            s3 = cluster.s3
-            print(f"Kubernetes  {cluster.api_server.url}   export KUBECONFIG={cluster.kubeconfig}")
-            print(f"S3          {s3.endpoint_url}   export AWS_ENDPOINT_URL={s3.endpoint_url} AWS_REGION=us-east-1")
-            print(f"            export AWS_ACCESS_KEY_ID={s3.access_key} AWS_SECRET_ACCESS_KEY={s3.secret_key}")
-            print(f"Operator    log in {cluster.operator_log}")
-            print(f"Ready after {time.monotonic() - began:.1f} s. Ctrl-C stops everything.", flush=True)
-            await cluster.watch()
-        finally:
-            file.unlink(missing_ok=True)
+    with connection.claimed(options.data_dir):
+        began = time.monotonic()
+        async with LocalCluster(options.data_dir, extra_capacity=_gpus(options)) as cluster:
+            addresses = Addresses.of(cluster)
+            ready = time.monotonic() - began
+            await job.keep_secret("default", cluster.client, addresses)
+            await asyncio.to_thread(lambda: addresses.bucketeer().create_bucket(documents.BUCKET))
+            file = connection.publish(options.data_dir, addresses)
+            try:
+                _tell_addresses(cluster, ready)
+                await cluster.watch()
+            finally:
+                file.unlink(missing_ok=True)
     return 0
+
+
+def _tell_addresses(cluster: LocalCluster, seconds: float) -> None:
+    """What somebody needs who works with kubectl and an S3 client of their own."""
+    s3 = cluster.s3
+    print(
+        f"""Kubernetes  export KUBECONFIG={cluster.kubeconfig}
+S3          export AWS_ENDPOINT_URL={s3.endpoint_url} AWS_REGION={REGION}
+            export AWS_ACCESS_KEY_ID={s3.access_key} AWS_SECRET_ACCESS_KEY={s3.secret_key}
+Operator    log in {cluster.operator_log}
+
+For kubectl apply, a FineTuneJob needs, beside s3:// URIs (there is an empty bucket: s3://{documents.BUCKET}/):
+  storage: {{endpointUrl: {s3.endpoint_url}, credentials: {documents.SECRET}}}
+  resources: {{gpusPerNode: 0}}
+`python -m finetune_local run` fills these in and uploads file:// URIs.
+
+Ready after {seconds:.1f} s. Ctrl-C stops everything.""",
+        flush=True,
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -191,7 +206,7 @@ def main() -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no arrow is no reason to lose a result
     try:
         return asyncio.run(_until_signalled(up(options) if options.command == "up" else run(options)))
-    except (ControlPlaneFailed, documents.InvalidDocument, job.RunFailed) as e:
+    except (ControlPlaneFailed, connection.AlreadyRuns, documents.InvalidDocument, job.RunFailed) as e:
         return _fail(str(e))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends

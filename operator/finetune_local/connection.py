@@ -1,10 +1,11 @@
 """How to reach a running local mode: what ``up`` leaves for ``run`` in its directory."""
 
+import fcntl
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,6 +46,24 @@ class Addresses:
         """A client of the API server, with an administrator's rights."""
         async with ApiClient(self.server, self.token, self.ca_pem) as client:
             yield client
+
+
+class AlreadyRuns(Exception):
+    """Another ``up`` holds the directory; ``str()`` says which and what to do."""
+
+
+@contextmanager
+def claimed(directory: Path) -> Iterator[None]:
+    """Holds a directory for one ``up``, from before it writes anything there until it ends, however it ends."""
+    with (directory / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            running = discover(directory)
+            which = f" (process {running.pid})" if running else ""
+            told = f"local mode runs in {directory} already{which}: stop it, or name another --data-dir"
+            raise AlreadyRuns(told) from None
+        yield
 
 
 def publish(directory: Path, addresses: Addresses) -> Path:

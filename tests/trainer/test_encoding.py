@@ -137,6 +137,13 @@ def test_conversations_need_a_chat_template():
     assert "no chat template" in caught.value.message
 
 
+def test_a_broken_template_is_the_models_fault_and_not_that_of_the_data():
+    with pytest.raises(TrainerError, match="chat template is no valid Jinja") as caught:
+        encoder(template="{% for message in messages %}").encode([chat(USER, FIRST)], "training")
+    assert caught.value.code is ExitCode.MODEL_INVALID
+    assert "chat_template.jinja" in caught.value.message
+
+
 def test_prompts_with_completions_need_none():
     record = Record("line 1", prompt="a", completion="b")
     assert encoder(template=None).encode([record], "training").examples

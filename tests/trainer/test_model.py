@@ -51,6 +51,13 @@ def test_an_unknown_architecture_is_refused(copy):
     assert "of-tomorrow" in refused(copy)
 
 
+def test_a_message_names_the_model_and_no_directory_of_the_pod(copy):
+    (copy / "config.json").write_text("{}")
+    said = refused(copy)
+    assert "the-base" in said
+    assert str(copy) not in said
+
+
 def test_a_model_that_writes_no_text_is_refused(copy):
     (copy / "config.json").write_text(BertConfig(hidden_size=8, num_attention_heads=2).to_json_string())
     assert refused(copy).startswith("The ")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, cast
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -77,8 +77,8 @@ class ChatTemplate:
         """The whole text, and the spans of it that are to be learned.
 
         Raises:
-            TrainerError: DATA_INVALID where the template refuses the conversation, CONFIGURATION_INVALID where the
-                assistant's turns cannot be told from the rest.
+            TrainerError: DATA_INVALID where the template refuses the conversation, MODEL_INVALID where it is broken,
+                CONFIGURATION_INVALID where the assistant's turns cannot be told from the rest.
         """
         try:
             text, marks = self._render(record.messages, record.tools)
@@ -90,6 +90,12 @@ class ChatTemplate:
                 for index, message in enumerate(record.messages)
                 if message["role"] == "assistant" and index >= record.learn_from
             ]
+        except TemplateSyntaxError as error:
+            raise TrainerError(
+                ExitCode.MODEL_INVALID,
+                f"The model's chat template is no valid Jinja (line {error.lineno}: {one_line(error)}). Correct "
+                "chat_template.jinja, or chat_template in tokenizer_config.json, in the model's directory.",
+            ) from error
         except (TemplateError, TypeError, KeyError) as error:
             raise TrainerError(
                 ExitCode.DATA_INVALID,

@@ -40,7 +40,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.directory, **_local())
     except Exception as error:
-        _refuse(f"The tokenizer of {files.name} cannot be loaded: {one_line(error)}", error)
+        _refuse(f"The tokenizer of {files.name} cannot be loaded: {_told(error, files)}", error)
     return tokenizer
 
 
@@ -62,7 +62,7 @@ def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTr
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        _refuse(f"The model {files.name} cannot be loaded as a language model: {one_line(error)}", error)
+        _refuse(f"The model {files.name} cannot be loaded as a language model: {_told(error, files)}", error)
     model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -144,6 +144,11 @@ def linear_modules(model: nn.Module) -> list[str]:
     """The last names of the linear layers, such as ``q_proj``."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     return sorted({name.rpartition(".")[2] for name in linear})
+
+
+def _told(error: Exception, files: ModelFiles) -> str:
+    """What a library said, with the model's own name where it names a directory of this pod."""
+    return one_line(error).replace(str(files.directory), files.name)
 
 
 def _local() -> dict[str, Any]:

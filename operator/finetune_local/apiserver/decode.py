@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -21,14 +21,18 @@ _NEEDS_SPEC = {"Pod", "Job", "Deployment", "CustomResourceDefinition"}
 
 def parse_json(body: bytes, kind: str) -> Any:
     try:
-        return json.loads(body)
-    except ValueError as error:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         shown = body[:100].decode(errors="replace")
         told = (
             f"the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; "
             f"json parse error: {error} ({shown})"
         )
         raise bad_request(told) from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"invalid character {name[0]!r} looking for beginning of value")
 
 
 def parse_yaml(body: bytes, kind: str) -> Any:

@@ -126,6 +126,21 @@ async def _prepare(fit: Localised, file: Path, client: ApiClient, addresses: Add
     if not fit.uses_local_s3:
         return
     namespace = _namespace(fit.job)
+    try:
+        await keep_secret(namespace, client, addresses)
+    except ApiError as e:
+        found = f"there is no namespace {namespace}" if e.not_found else e.message
+        hint = "create it first, or leave metadata.namespace out"
+        raise RunFailed(f"{file}: metadata.namespace: {found}; {hint}") from None
+    await asyncio.to_thread(_upload, fit, file, addresses)
+
+
+async def keep_secret(namespace: str, client: ApiClient, addresses: Addresses) -> None:
+    """The Secret with the keys of the local S3, as jobs of a namespace name it; written anew where it exists.
+
+    Raises:
+        ApiError: it cannot be written.
+    """
     keys = {"AWS_ACCESS_KEY_ID": addresses.access_key, "AWS_SECRET_ACCESS_KEY": addresses.secret_key}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": keys}
     path = f"/api/v1/namespaces/{namespace}/secrets"
@@ -133,11 +148,8 @@ async def _prepare(fit: Localised, file: Path, client: ApiClient, addresses: Add
         await client.create(path, secret)
     except ApiError as e:
         if not e.conflict:
-            found = f"there is no namespace {namespace}" if e.not_found else e.message
-            hint = "create it first, or leave metadata.namespace out"
-            raise RunFailed(f"{file}: metadata.namespace: {found}; {hint}") from None
+            raise
         await client.patch(f"{path}/{SECRET}", {"stringData": keys})
-    await asyncio.to_thread(_upload, fit, file, addresses)
 
 
 def _upload(fit: Localised, file: Path, addresses: Addresses) -> None:

@@ -21,6 +21,13 @@ def test_a_created_object_carries_its_identity_and_the_defaults_of_its_schema(jo
     assert jobs_api.get(f"{JOBS}/one").json == answer.json
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "[" * 100_000])
+def test_what_is_no_json_is_refused(jobs_api: Running, text: str) -> None:
+    body = f'{{"apiVersion": "finetune.dev/v1alpha1", "kind": "SampleJob", "spec": {{"learningRate": {text}}}}}'
+    answer = jobs_api.post(JOBS, body)
+    assert (answer.status, answer.json["reason"]) == (400, "BadRequest")
+
+
 def test_a_status_cannot_be_created_with_its_object(jobs_api: Running) -> None:
     assert "status" not in jobs_api.post(JOBS, sample_job() | {"status": {"phase": "Succeeded"}}).json
 

@@ -255,6 +255,14 @@ def test_gpus_are_a_whole_number(gpus: str, capsys: pytest.CaptureFixture[str]) 
     assert f"--gpus: found '{gpus}'; expected a whole number" in capsys.readouterr().err
 
 
+def test_a_directory_serves_one_up_at_a_time(tmp_path: Path) -> None:
+    told = "stop it, or name another --data-dir"
+    with connection.claimed(tmp_path), pytest.raises(connection.AlreadyRuns, match=told), connection.claimed(tmp_path):
+        raise AssertionError("claimed twice")
+    with connection.claimed(tmp_path):
+        pass
+
+
 def test_addresses_that_a_killed_up_left_count_for_nothing(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -310,11 +318,12 @@ def test_however_up_ends_no_process_is_left(tmp_path: Path, how: signal.Signals,
         told = _until(up.stdout, "Ready")
         family = psutil.Process(up.pid).children(recursive=True)
         addresses = json.loads((tmp_path / "up.json").read_text())
+        Addresses(**addresses).bucketeer().put_file("s3://finetune-local/file", tmp_path / "up.json")
         up.send_signal(how)
         assert up.wait(10) == code
 
     assert f"export KUBECONFIG={tmp_path}/kubeconfig" in told
-    assert addresses["endpoint_url"] in told
+    assert f"storage: {{endpointUrl: {addresses['endpoint_url']}, credentials: finetune-local-s3}}" in told
     assert len(family) >= 3  # S3, guardian, operator
     assert psutil.wait_procs(family, timeout=10)[1] == []
     assert connection.discover(tmp_path) is None
