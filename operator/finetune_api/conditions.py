@@ -124,7 +124,7 @@ MEANINGS: dict[Reason, Meaning] = {
         Fault.USER,
     ),
     Reason.MODEL_JOB_NOT_FOUND: Meaning(
-        "spec.model.uri names a job:// that does not exist in this namespace.",
+        "spec.model.uri names a job:// that does not exist in this namespace, or the job itself.",
         f"correct the name or create that job first, then {_AGAIN}",
         Fault.USER,
     ),

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 from kubernetes.aio.client import Configuration
@@ -284,9 +285,10 @@ _OWN = {"fieldManager": names.MANAGER}
 
 
 def _path(resource: tuple[str, str], namespace: str | None, name: str = "") -> str:
+    """The path of a collection or an object. Names are quoted: one with a slash in it must not lead elsewhere."""
     prefix, plural = resource
-    inside = f"/namespaces/{namespace}" if namespace else ""
-    return f"{prefix}{inside}/{plural}" + (f"/{name}" if name else "")
+    inside = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    return f"{prefix}{inside}/{plural}" + (f"/{quote(name, safe='')}" if name else "")
 
 
 def _ssl_context(configuration: Configuration) -> ssl.SSLContext | None:

@@ -1,5 +1,7 @@
 """``job://``: from the name of another FineTuneJob to what it published."""
 
+import re
+
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import ModelLocation
 from finetune_api.spec import ModelSource
@@ -7,7 +9,7 @@ from finetune_operator.failures import Failure, tell
 from finetune_operator.observed import Raw
 from finetune_operator.outcome import understood
 
-_SCHEME = "job://"
+_SOURCE = re.compile(r"job://([a-z0-9]([a-z0-9.-]*[a-z0-9])?)")
 
 
 class ModelRefused(Exception):
@@ -19,14 +21,16 @@ class ModelRefused(Exception):
 
 
 def source_name(uri: object) -> str | None:
-    """The name of the FineTuneJob that a model URI points at, if it points at one."""
-    if not isinstance(uri, str) or not uri.startswith(_SCHEME):
-        return None
-    return uri.removeprefix(_SCHEME).rstrip("/")
+    """The name of the FineTuneJob that a model URI points at, if it points at one.
+
+    Looked at before the spec is known to be valid, so a text that is no object's name counts as none.
+    """
+    found = _SOURCE.fullmatch(uri) if isinstance(uri, str) else None
+    return found[1] if found else None
 
 
-def resolve(model: ModelSource, namespace: str, source: Raw | None) -> ModelLocation:
-    """Where the model lies. ``source`` is the FineTuneJob that a ``job://`` URI names, if it exists.
+def resolve(model: ModelSource, namespace: str, own_name: str, source: Raw | None) -> ModelLocation:
+    """Where the model of FineTuneJob ``own_name`` lies. ``source`` is the one that a ``job://`` URI names, if it exists.
 
     Raises:
         ModelRefused: there is no such job, or it published no model (yet).
@@ -37,6 +41,9 @@ def resolve(model: ModelSource, namespace: str, source: Raw | None) -> ModelLoca
     field = f"spec.model.uri: {model.uri}"
     if source is None:
         case = f"{field}: there is no FineTuneJob {name} in namespace {namespace}"
+        raise ModelRefused(tell(Reason.MODEL_JOB_NOT_FOUND, case))
+    if name == own_name:
+        case = f"{field}: FineTuneJob {name} cannot start from its own result"
         raise ModelRefused(tell(Reason.MODEL_JOB_NOT_FOUND, case))
     status = understood(source.get("status") or {})
     phase = status.phase or Phase.PENDING

@@ -12,7 +12,7 @@ from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
-from finetune_operator.world import sorted_pods
+from finetune_operator.world import sorted_pods, source_key
 from tests import builders as b
 from tests.reconcile import recorded
 
@@ -250,6 +250,21 @@ def test_a_model_job_that_cannot_be_used_is_confirmed_and_told(found, reason, sa
     assert [event.reason for event in decision.events] == [reason]
     for part in ("spec.model.uri: job://base", said, "Next step"):
         assert part in decision.status["message"]
+
+
+def test_a_job_that_names_itself_is_told_so():
+    raw = b.finetunejob("base", **SOURCE)
+    decision = decide(raw, source=raw, confirmed=True)
+    assert decision.status is not None
+    assert "FineTuneJob base cannot start from its own result" in decision.status["message"]
+
+
+@pytest.mark.parametrize(
+    "uri", ["job://../../default/finetunejobs/base", "job://a/b", "job://a?x=y", "job://%2e%2e", "job://..", 3, None]
+)
+def test_no_text_but_a_name_is_looked_up(uri):
+    """It would be looked up with the operator's rights, in whatever namespace the text leads to."""
+    assert source_key(b.finetunejob(model={"uri": uri})) is None
 
 
 def test_a_model_job_that_succeeded_gives_its_model_and_digest():
