@@ -30,7 +30,7 @@ def source_name(uri: object) -> str | None:
 
 
 def resolve(model: ModelSource, namespace: str, own_name: str, source: Raw | None) -> ModelLocation:
-    """Where the model of FineTuneJob ``own_name`` lies. ``source`` is the one that a ``job://`` URI names, if it exists.
+    """Where the model of FineTuneJob ``own_name`` lies. ``source`` is the one that ``job://`` names, if it exists.
 
     Raises:
         ModelRefused: there is no such job, or it published no model (yet).
