@@ -1,15 +1,19 @@
 """The operator dies at any of its calls to the API server and is started again: same end, one Job."""
 
 import asyncio
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from finetune_api import names
 from finetune_local.apiserver import DropConnection
+from tests import builders as b
 from tests.reconcile.plane import DEADLINE, OPERATOR, SUCCEEDS, Plane, asynchronous, plane, until
 
 QUICK = {"identity": "one"}
-PHASES = ("before", "after")
 
 
 class Killer:
@@ -36,50 +40,99 @@ class Killer:
             raise DropConnection
 
 
-def reached_the_same_end(p: Plane) -> None:
-    """One Job, one pod, and the status of a job that nobody disturbed."""
-    assert len(p.jobs()) == 1
-    assert len(p.pods()) == 1
-    status = p.status()
-    assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
-    assert status["result"]["digest"] == "sha256:abc"
+@dataclass(frozen=True)
+class Story:
+    """One FineTuneJob's life, and its end."""
+
+    name: str
+    pod: list[dict[str, Any]]
+    """States of its pod."""
+    phase: str = "Succeeded"
+    reason: str = "Succeeded"
+    model: str = "s3://team-a/models/base/"
+    cut: tuple[str, ...] = ("after",)
+    """Where at each call the operator is cut off. "after" is the harder one: the call was carried out."""
+
+    async def apply(self, p: Plane) -> None:
+        await p.apply(model={"uri": self.model})
+
+    def reached_its_end(self, p: Plane) -> None:
+        """One Job, one pod, and the status of a job that nobody disturbed."""
+        (job,) = own(p.jobs())
+        assert len(own(p.pods())) == 1
+        status = p.status()
+        assert [attempt["reason"] for attempt in status["attempts"]] == [self.reason]
+        assert status["attempts"][0]["job"] == job["metadata"]["name"]
+        if self.phase == "Succeeded":
+            assert status["result"]["digest"] == "sha256:abc"
+        else:
+            assert "train.jsonl line 3" in status["message"]
+            assert "result" not in status
+        if self.model.startswith("job://"):
+            annotation = job["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_RUN]
+            assert json.loads(annotation)["model"] == BASE | {"origin": self.model}
+
+
+BASE = {"uri": "s3://team-a/models/base/0/", "digest": "sha256:d"}
+FAILS = [b.running_pod(), b.ended_pod(11, b.error("DataInvalid", "train.jsonl line 3: no JSON. Correct the line."))]
+STORIES = [
+    Story("good", SUCCEEDS, cut=("before", "after")),
+    Story("on the model of another job", SUCCEEDS, model="job://base"),
+    Story("with data that its trainer refuses", FAILS, phase="Failed", reason="DataInvalid"),
+]
+
+
+def own(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the job under test."""
+    return [raw for raw in objects if raw["metadata"]["name"].startswith("support-bot")]
+
+
+async def publish_base(p: Plane) -> None:
+    """A job that has published a model, which others may start from."""
+    published = {"modelURI": BASE["uri"], "digest": BASE["digest"]}
+    p.script["base"] = [[b.running_pod(), b.ended_pod(0, b.result(result=published))]]
+    async with p.operator(**QUICK):
+        await p.apply(name="base", method={"adapter": "none"})
+        await p.phase("Succeeded", "base")
 
 
 async def clear(p: Plane) -> None:
     """Make the cluster as it was."""
     p.server.interceptor = None
     await p.delete()
-    await until(lambda: not p.jobs() and not p.pods() and not p.finetunejob(), "all is gone")
+    await until(lambda: not own(p.jobs()) and not own(p.pods()) and not p.finetunejob(), "all is gone")
 
 
-async def calls_of_an_undisturbed_life(p: Plane) -> int:
+async def calls_of_an_undisturbed_life(p: Plane, story: Story) -> int:
     killer = Killer(p, None, "before")
     async with p.operator(**QUICK):
-        await p.apply()
-        await p.phase("Succeeded")
-        await until(lambda: len(p.events()) == 3, "its Events")
-    reached_the_same_end(p)
+        await story.apply(p)
+        await p.phase(story.phase)
+        await until(lambda: p.events()[-1:] == [story.reason], "its last Event")
+    story.reached_its_end(p)
     await clear(p)
     return killer.counted
 
 
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 @asynchronous
-async def test_the_operator_may_be_killed_at_any_call(tmp_path):
+async def test_the_operator_may_be_killed_at_any_call_of_a_job(tmp_path, story):
     async with plane(tmp_path) as p:
-        p.script["support-bot"] = [SUCCEEDS]
-        calls = await calls_of_an_undisturbed_life(p)
+        p.script["support-bot"] = [story.pod]
+        if story.model == "job://base":
+            await publish_base(p)
+        calls = await calls_of_an_undisturbed_life(p, story)
         assert calls >= 8
-        for at in range(1, calls + 1):
-            for when in PHASES:
-                killer = Killer(p, at, when)
-                await p.apply()
-                async with p.operator(**QUICK):
-                    await until(lambda killer=killer: killer.struck or p.status().get("phase") == "Succeeded")
-                p.server.interceptor = None
-                async with p.operator(**QUICK):
-                    await p.phase("Succeeded")
-                reached_the_same_end(p)
-                await clear(p)
+        for at, when in itertools.product(range(1, calls + 1), story.cut):
+            killer = Killer(p, at, when)
+            await story.apply(p)
+            async with p.operator(**QUICK):
+                await until(lambda killer=killer: killer.struck or p.status().get("phase") == story.phase)
+            p.server.interceptor = None
+            async with p.operator(**QUICK):
+                await p.phase(story.phase)
+            story.reached_its_end(p)
+            await clear(p)
 
 
 @pytest.mark.parametrize(("verb", "resource"), [("create", "jobs"), ("patch", "finetunejobs")])
@@ -103,4 +156,4 @@ async def test_the_process_may_be_killed_around_a_write(tmp_path, verb, resource
         p.server.interceptor = None
         async with p.process(lease_retry_period=0.2):
             await p.phase("Succeeded")
-        reached_the_same_end(p)
+        STORIES[0].reached_its_end(p)
