@@ -11,7 +11,8 @@ from typing import Any
 import kopf
 
 from finetune_api import names
-from finetune_operator.cluster import Cluster, Raw
+from finetune_operator.cluster import Cluster
+from finetune_operator.observed import Raw
 from finetune_operator.settings import Settings
 
 _LOGIN_GOOD_FOR = timedelta(minutes=10)

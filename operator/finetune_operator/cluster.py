@@ -10,7 +10,7 @@ import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 import aiohttp
@@ -19,9 +19,8 @@ from kubernetes.aio.config import ConfigException, incluster_config, kube_config
 from yaml import YAMLError  # comes with the kubernetes package
 
 from finetune_api import names
+from finetune_operator.observed import Raw
 from finetune_operator.settings import Settings
-
-Raw = dict[str, Any]
 
 JOBS = ("/apis/batch/v1", "jobs")
 PODS = ("/api/v1", "pods")

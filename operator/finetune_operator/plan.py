@@ -14,11 +14,11 @@ from finetune_api.job import InvalidSpec
 from finetune_api.run import REPORTED_PHASES, ReportedMetric, RunResult
 from finetune_operator import failures
 from finetune_operator.events import EventText, event_for
-from finetune_operator.model import ModelRefused, resolve
 from finetune_operator.observed import JobState, Observed, PodState, Raw
 from finetune_operator.outcome import Action, Confirm, CreateJob, Keep, Outcome, Situation
 from finetune_operator.render import Reporting, job_manifest
 from finetune_operator.settings import Settings
+from finetune_operator.source import ModelRefused, resolve
 from finetune_operator.status import merge_patch, next_status, touched
 
 

@@ -11,8 +11,8 @@ from datetime import datetime
 
 from finetune_api import names
 from finetune_operator import events
-from finetune_operator.cluster import ApiError, Cluster, Raw, Unreachable
-from finetune_operator.observed import JobState, Observed, PodState
+from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.observed import JobState, Observed, PodState, Raw
 from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
 from finetune_operator.render import Reporting

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from finetune_api import names
 from finetune_operator import certificates
 from finetune_operator.certificates import Material, SecretMissing
-from finetune_operator.cluster import ApiError, Cluster, Raw, Unreachable
+from finetune_operator.cluster import ApiError, Cluster, Unreachable
 from finetune_operator.health import Health
 from finetune_operator.lease import Elector
+from finetune_operator.observed import Raw
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.render import Reporting
 from finetune_operator.reports import Authenticator, Reports

@@ -16,9 +16,9 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
-from finetune_operator.cluster import JOBS, MANAGED, PODS, ApiError, Cluster, Raw, Unreachable
-from finetune_operator.model import source_name
-from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
+from finetune_operator.cluster import JOBS, MANAGED, PODS, ApiError, Cluster, Unreachable
+from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport
+from finetune_operator.source import source_name
 
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""

@@ -33,13 +33,16 @@ async def settled(p: Plane, operator) -> None:
 
 
 @asynchronous
-async def test_a_job_succeeds_in_four_writes_and_each_step_is_an_event(tmp_path):
+async def test_a_job_succeeds_in_at_most_four_writes_and_each_step_is_an_event(tmp_path):
+    """Three of them are steps; the middle one is missed where the pod ends before it was seen to run."""
     async with plane(tmp_path) as p, p.operator():
         p.script["support-bot"] = [SUCCEEDS]
         await p.apply()
         status = await p.phase("Succeeded")
-        assert p.writes() == ["create jobs", *["patch finetunejobs/status"] * 3]
-        await until(lambda: p.events() == ["JobCreated", "Training", "Succeeded"], "three Events")
+        job, *statuses = p.writes()
+        assert (job, set(statuses)) == ("create jobs", {"patch finetunejobs/status"})
+        steps = ["JobCreated", "Training", "Succeeded"] if len(statuses) == 3 else ["JobCreated", "Succeeded"]
+        await until(lambda: p.events() == steps, "an Event for each step")
         assert status["result"]["adapterURI"].startswith("s3://team-a/adapters/support-bot/")
         assert status["headline"] == {"progress": "100%", "metric": "eval_loss", "baseToTuned": "1.83→1.21"}
         assert {c["type"]: c["status"] for c in status["conditions"]} == {
