@@ -137,3 +137,65 @@ def _to_refuse(unknown: list[str], validation: str, warnings: list[str]) -> str:
     if validation != "Ignore":
         warnings.extend(told)
     return ""
+
+
+# Built-in types ----------------------------------------------------------------------------------------
+
+
+def _property(model: Schema, key: str) -> Schema:
+    model = resolve(model)
+    found = (model.get("properties") or {}).get(key, model.get("additionalProperties"))
+    return resolve(found) if isinstance(found, dict) else {}
+
+
+def _drop_nulls(value: Any, model: Schema) -> None:
+    """A null in JSON is the same as a missing field for a Go struct."""
+    model = resolve(model)
+    if isinstance(value, dict) and not model.get(schema.PRESERVE):
+        for key in [key for key, one in value.items() if one is None]:
+            del value[key]
+        for key, one in value.items():
+            _drop_nulls(one, _property(model, key))
+    elif isinstance(value, list):
+        for one in value:
+            _drop_nulls(one, model.get("items") or {})
+
+
+def _convert(value: Any, model: Schema, resource: Resource, path: str) -> Any:
+    """Checks types against the model and returns the value in its canonical form (quantities as text)."""
+    model = resolve(model)
+    if model.get("format") == "quantity":
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+            raise _undecodable(resource, path, value, "resource.Quantity")
+        return value if isinstance(value, str) else f"{value:g}"
+    expected = model.get("type")
+    actual = schema.type_name(value)
+    if expected and actual != expected and not (expected == "number" and actual == "integer"):
+        raise _undecodable(resource, path, value, expected)
+    if isinstance(value, dict):
+        for key, one in value.items():
+            value[key] = _convert(one, _property(model, key), resource, schema.child(path, key))
+    elif isinstance(value, list):
+        for i, one in enumerate(value):
+            value[i] = _convert(one, model.get("items") or {}, resource, f"{path}[{i}]")
+    return value
+
+
+def _undecodable(resource: Resource, path: str, value: Any, expected: str) -> ApiError:
+    return bad_request(
+        f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: cannot '
+        f"unmarshal {schema.type_name(value)} into Go struct field {resource.kind}.{path} of type {expected}"
+    )
+
+
+def _missing(value: Any, model: Schema, path: str) -> list[Cause]:
+    model = resolve(model)
+    if isinstance(value, list):
+        items = model.get("items") or {}
+        return [one for i, item in enumerate(value) for one in _missing(item, items, f"{path}[{i}]")]
+    if not isinstance(value, dict) or model.get(schema.PRESERVE):
+        return []
+    faults = [errors.required(schema.child(path, key)) for key in model.get("required", ()) if key not in value]
+    for key, one in value.items():
+        faults += _missing(one, _property(model, key), schema.child(path, key))
+    return faults
