@@ -14,7 +14,7 @@ from finetune_local.client import ApiClient
 from finetune_local.node.process import Guardian
 from finetune_operator.generate import rights
 from finetune_operator.permissions import Scope
-from finetune_operator.settings import PREFIX, Settings
+from finetune_operator.settings import PREFIX, REPORTS_PATH, Settings
 
 Object = dict[str, Any]
 
@@ -76,7 +76,7 @@ class OperatorProcess:
             "namespace": NAMESPACE,
             "leader_election": "false",
             "progress_interval": "1",
-            "reports_url": f"https://127.0.0.1:{reports_port}/v1/reports",
+            "reports_url": f"https://127.0.0.1:{reports_port}{REPORTS_PATH}",
             "reports_bind": "127.0.0.1",
             "reports_port": str(reports_port),
             "health_bind": "127.0.0.1",

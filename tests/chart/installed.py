@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ import yaml
 
 from finetune_local.apiserver import ApiServer
 from finetune_local.client import ApiClient
+from finetune_local.operator_process import free_port
 from finetune_operator.settings import PREFIX
 
 from .conftest import CHART, environment_of
@@ -81,12 +81,6 @@ async def operator(server: ApiServer, admin: ApiClient, folder: Path) -> AsyncIt
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 async def until(client: ApiClient, path: str, holds: Callable[[Object], Any]) -> Object:

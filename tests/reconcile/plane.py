@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import re
-import socket
 import ssl
 import sys
 import threading
@@ -24,6 +23,7 @@ from finetune_api import crd, names
 from finetune_local.apiserver import ApiServer, RequestRecord
 from finetune_local.client import ApiClient, ApiError
 from finetune_local.jobs.controller import JobController
+from finetune_local.operator_process import free_port
 from finetune_operator.app import watch_finetunejobs
 from finetune_operator.cluster import Cluster
 from finetune_operator.outcome import format_time
@@ -56,13 +56,6 @@ async def until(true: Callable[[], Any], what: str = "", seconds: float = DEADLI
             raise AssertionError(f"not within {seconds} s: {what or true}")
         await asyncio.sleep(0.01)
     return found
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Plane:

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api import names
 from finetune_local.apiserver import ApiError
+from finetune_local.operator_process import free_port
 from finetune_operator.permissions import PERMISSIONS
 from tests import builders as b
 from tests.reconcile.plane import (
@@ -19,7 +20,6 @@ from tests.reconcile.plane import (
     Plane,
     add_crd,
     asynchronous,
-    free_port,
     plane,
     until,
 )

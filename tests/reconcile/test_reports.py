@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from finetune_api import names
+from finetune_local.operator_process import free_port
 from finetune_operator import certificates, reports
 from finetune_operator.cluster import Unreachable
 from tests import builders as b
-from tests.reconcile.plane import RUNS, asynchronous, free_port, plane, until
+from tests.reconcile.plane import RUNS, asynchronous, plane, until
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 

@@ -193,14 +193,20 @@ def _number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _size_faults(value: list[Any] | dict[str, Any], schema: Schema, path: str, what: str) -> Iterator[Cause]:
+    """``what`` is the end of the bounds' names: Items or Properties."""
+    least, most = schema.get(f"min{what}", 0), schema.get(f"max{what}", math.inf)
+    if len(value) > most:
+        yield errors.too_many(path, len(value), most)
+    if len(value) < least:
+        told = f"{path} in body should have at least {least} {what.lower()}"
+        yield errors.invalid_value(path, len(value), told)
+
+
 def _array_faults(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
     if not isinstance(value, list):
         return
-    if len(value) > schema.get("maxItems", math.inf):
-        yield errors.too_many(path, len(value), schema["maxItems"])
-    if len(value) < schema.get("minItems", 0):
-        told = f"{path} in body should have at least {schema['minItems']} items"
-        yield errors.invalid_value(path, len(value), told)
+    yield from _size_faults(value, schema, path, "Items")
     for i, item in enumerate(value):
         yield from validate(item, schema.get("items") or {}, f"{path}[{i}]")
     yield from _duplicate_faults(value, schema, path)
@@ -224,11 +230,7 @@ def _duplicate_faults(value: list[Any], schema: Schema, path: str) -> Iterator[C
 def _object_faults(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
     if not isinstance(value, dict):
         return
-    if len(value) > schema.get("maxProperties", math.inf):
-        yield errors.too_many(path, len(value), schema["maxProperties"])
-    if len(value) < schema.get("minProperties", 0):
-        told = f"{path} in body should have at least {schema['minProperties']} properties"
-        yield errors.invalid_value(path, len(value), told)
+    yield from _size_faults(value, schema, path, "Properties")
     properties = schema.get("properties") or {}
     extra = schema.get("additionalProperties")
     for key in sorted(set(schema.get("required") or ()) | value.keys()):

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api import names
 from finetune_local.run import kubectl_yaml
+from finetune_local.s3 import REGION
 
 Object = dict[str, Any]
 
@@ -99,7 +100,7 @@ def localise(document: Object, where: Path, endpoint_url: str, node: Mapping[str
             "remove spec.storage to use the local S3, or upload the file and name it with s3://"
         )
     if not given:
-        spec["storage"] = {"endpointUrl": endpoint_url, "region": "us-east-1", "credentials": SECRET}
+        spec["storage"] = {"endpointUrl": endpoint_url, "region": REGION, "credentials": SECRET}
     if spec.get("output") is None and not given:
         spec["output"] = {"uri": f"s3://{BUCKET}/output/"}
     if spec.get("resources") is None:  # absent, or a key with nothing behind it
