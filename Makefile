@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help quickstart test check generate bench clean
+.PHONY: help quickstart test test-long check generate bench clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -11,8 +11,11 @@ help:  ## This list
 quickstart: $(READY)  ## Fine-tune a small model on this machine: operator, trainer and S3, no cluster needed
 	$(BIN)/python -m examples.quickstart
 
-test: $(READY)  ## All tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## All tests but the long ones
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: $(READY)  ## The long tests: faults in great number
+	$(BIN)/python -m pytest -m long
 
 check: $(READY)  ## Static checks: style, types, who imports whom, generated files
 	$(BIN)/ruff check .
