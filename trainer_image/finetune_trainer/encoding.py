@@ -9,6 +9,7 @@
   into blocks, none is lost; a record of another kind is cut at its end.
 """
 
+import functools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,15 +43,31 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set of examples, and the number of records that were left out since nothing to learn was left after cutting."""
+    """A sequence of examples, and the number of records that were left out since nothing to learn was left of them."""
 
     examples: tuple[Example, ...]
     dropped: int
 
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+    @functools.cached_property
+    def lengths(self) -> "array[int]":
+        """Tokens of each example."""
+        return array("i", (len(example.ids) for example in self.examples))
+
+    @functools.cached_property
+    def labels(self) -> "array[int]":
+        """Learned tokens of each example."""
+        return array("i", (example.labels for example in self.examples))
+
     @property
     def tokens(self) -> int:
         """Tokens in all, not counting padding."""
-        return sum(len(example.ids) for example in self.examples)
+        return sum(self.lengths)
 
 
 @dataclass(frozen=True)
