@@ -76,6 +76,7 @@ class Reason(StrEnum):
     STORAGE_REFUSED = "StorageRefused"
     STORAGE_UNAVAILABLE = "StorageUnavailable"
     OUT_OF_MEMORY = "OutOfMemory"
+    DISK_FULL = "DiskFull"
     PREEMPTED = "Preempted"
 
     # Seen on the Job and its pods.
@@ -190,6 +191,12 @@ MEANINGS: dict[Reason, Meaning] = {
         "The training process ran out of memory.",
         f"lower spec.training.microBatchSize or maxLength, or raise spec.resources.memory, then {_AGAIN}",
         Fault.USER,
+    ),
+    Reason.DISK_FULL: Meaning(
+        "The disk that the training pod writes to (its node's ephemeral storage) has no room left.",
+        "nothing to do while the Job tries again, perhaps on a node with more room; once it has failed, free room on "
+        f"the nodes or choose a smaller model or data set, then {_SAME_AGAIN}",
+        Fault.PLATFORM,
     ),
     Reason.PREEMPTED: Meaning(
         "The training pod was asked to stop before it had finished.",

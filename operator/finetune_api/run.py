@@ -51,6 +51,7 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 16
     STORAGE_UNAVAILABLE = 20
     PREEMPTED = 21
+    DISK_FULL = 22
 
     @property
     def final(self) -> bool:

@@ -1,5 +1,6 @@
 """Every end has an exit code, a termination message and one line on standard error."""
 
+import errno
 import logging
 import signal
 import subprocess
@@ -7,11 +8,21 @@ import sys
 
 import pytest
 import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from finetune_api.conditions import Reason
 from finetune_api.run import TERMINATION_LOG_LIMIT, ExitCode, RunResult
 from finetune_trainer.ending import CRASHED, run_to_end
 from finetune_trainer.errors import Stopped, TrainerError
+
+
+def broken_by_a_pattern() -> BaseException:
+    """What tokenizers raises, which is no Exception, where a pattern takes too many steps."""
+    tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "!": 1}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    with pytest.raises(BaseException, match="retry-limit-in-match") as caught:
+        tokenizer.encode("a" * 100 + "!")
+    return caught.value
 
 
 @pytest.mark.parametrize(
@@ -27,6 +38,26 @@ from finetune_trainer.errors import Stopped, TrainerError
             ExitCode.OUT_OF_MEMORY,
             Reason.OUT_OF_MEMORY,
             "resources.memory",
+        ),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            ExitCode.OUT_OF_MEMORY,
+            Reason.OUT_OF_MEMORY,
+            "take GPUs with more memory",
+        ),
+        (RuntimeError("can't start new thread"), ExitCode.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY, "can't start new"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/tmp/cache"),
+            ExitCode.DISK_FULL,
+            Reason.DISK_FULL,
+            "The disk is full: [Errno 28] No space left on device: '/tmp/cache'. Free room on the node",
+        ),
+        (broken_by_a_pattern(), ExitCode.MODEL_INVALID, Reason.MODEL_INVALID, "retry-limit-in-match over"),
+        (
+            TrainerError(ExitCode.DATA_INVALID, "s3://b/a\n\0b\ud800: empty."),
+            ExitCode.DATA_INVALID,
+            Reason.DATA_INVALID,
+            "s3://b/a b : empty.",
         ),
         (ZeroDivisionError("by\nzero"), CRASHED, Reason.TRAINER_CRASHED, "ZeroDivisionError: by zero"),
         (ValueError("x" * 10_000), CRASHED, Reason.TRAINER_CRASHED, "The pod's log has the details"),

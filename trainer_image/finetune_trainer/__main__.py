@@ -15,6 +15,7 @@ from finetune_trainer import data, fetch
 from finetune_trainer.background import start
 from finetune_trainer.config import Surroundings, prepare_libraries, read_run
 from finetune_trainer.ending import ignore_sigterm, run_to_end, stop_on_sigterm
+from finetune_trainer.errors import writing
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Publication, find_published
 from finetune_trainer.report import Endpoint, Reporter
@@ -47,7 +48,8 @@ def tune(config: RunConfig, scratch: Path, progress: Progress) -> RunResult:
     outcome = Outcome(config, records, tuning, base, trained, tuned, tuning.gpu_seconds(time.monotonic() - begun))
     publication = Publication.begin(config, store)
     result = outcome.run_result(publication.location)
-    outcome.write(scratch / "result")
+    with writing("the result", scratch):
+        outcome.write(scratch / "result")
     result = publication.publish(scratch / "result", records.files, result)
     progress.finish()
     return result
@@ -70,7 +72,10 @@ def main() -> int:
     def story() -> RunResult:
         try:
             config = read_run(run_file)
-            with tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as scratch:
+            with (
+                tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as scratch,
+                writing("the data and other files of the run", Path(scratch)),
+            ):
                 return tune(config, Path(scratch), Progress(reporter))
         finally:
             ignore_sigterm()

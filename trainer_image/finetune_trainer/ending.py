@@ -9,8 +9,16 @@ from pathlib import Path
 from types import FrameType
 
 from finetune_api.conditions import Reason
-from finetune_api.run import ExitCode, RunError, RunResult
-from finetune_trainer.errors import Stopped, TrainerError, is_out_of_memory, one_line
+from finetune_api.run import TERMINATION_LOG_LIMIT, ExitCode, RunError, RunResult
+from finetune_trainer.errors import (
+    MAKE_ROOM,
+    Stopped,
+    TrainerError,
+    is_disk_full,
+    is_out_of_memory,
+    is_panic,
+    one_line,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +45,27 @@ def run_to_end(story: Callable[[], RunResult], log: Path) -> int:
 
 def _classify(error: BaseException) -> tuple[int, RunError]:
     if isinstance(error, TrainerError):
-        return int(error.code), RunError(reason=error.code.reason, message=error.message)
+        return _of(error.code, one_line(error.message, TERMINATION_LOG_LIMIT))
     if isinstance(error, Stopped | KeyboardInterrupt):
         message = "The training pod was asked to stop before it had finished; nothing was published."
         return _of(ExitCode.PREEMPTED, message)
+    if is_disk_full(error):
+        return _of(ExitCode.DISK_FULL, f"The disk is full: {one_line(error, 300)}. {MAKE_ROOM}")
     if is_out_of_memory(error):
-        return _of(
-            ExitCode.OUT_OF_MEMORY,
-            f"Memory ran out: {one_line(error, 300)}. Lower spec.training.microBatchSize or maxLength, choose a "
-            "smaller model, or raise spec.resources.memory.",
-        )
+        return _of(ExitCode.OUT_OF_MEMORY, f"Memory ran out: {one_line(error, 300).rstrip('.')}. {_less_memory(error)}")
+    if is_panic(error):
+        what = f"The model's files break the library that reads them: {one_line(error, 300).rstrip('.')}"
+        return _of(ExitCode.MODEL_INVALID, f"{what}. Choose another model, or mend its tokenizer.")
     what = f"The trainer met an error that it does not know: {type(error).__name__}: {one_line(error, 400)}"
     message = f"{what.rstrip('.')}. The pod's log has the details; report it if they do not help."
     return CRASHED, RunError(reason=Reason.TRAINER_CRASHED, message=message)
+
+
+def _less_memory(error: BaseException) -> str:
+    """What to do, on a GPU and on the CPU."""
+    less = "Lower spec.training.microBatchSize or maxLength, choose a smaller model, or"
+    gpu = any(word in f"{type(error).__name__} {error}" for word in ("OutOfMemoryError", "CUDA", "CUBLAS", "CUDNN"))
+    return f"{less} {'take GPUs with more memory' if gpu else 'raise spec.resources.memory'}."
 
 
 def _of(code: ExitCode, message: str) -> tuple[int, RunError]:

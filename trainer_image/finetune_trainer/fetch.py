@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from finetune_api.run import ModelLocation
+from finetune_trainer.errors import writing
 from finetune_trainer.hub import fetch_from_hub
 from finetune_trainer.modelfiles import ModelFiles, fetch_from_s3, require_no_code
 from finetune_trainer.storage import Store
@@ -12,9 +13,10 @@ def fetch_model(location: ModelLocation, store: Store, directory: Path) -> Model
     """The model's files, after everything was refused that must not be loaded.
 
     Raises:
-        TrainerError: MODEL_INVALID, STORAGE_REFUSED or STORAGE_UNAVAILABLE.
+        TrainerError: MODEL_INVALID, STORAGE_REFUSED, STORAGE_UNAVAILABLE or DISK_FULL.
     """
     from_hub = location.uri.startswith("hf://")
-    files = fetch_from_hub(location) if from_hub else fetch_from_s3(location, store, directory)
+    with writing(f"the model {location.uri}", directory):
+        files = fetch_from_hub(location) if from_hub else fetch_from_s3(location, store, directory)
     require_no_code(files.directory, location.uri)
     return files

@@ -1,0 +1,75 @@
+"""How faults of the machine are recognised, whoever reports them."""
+
+import errno
+import os
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from finetune_api.run import ExitCode
+from finetune_trainer.errors import TrainerError, is_disk_full, is_out_of_memory, one_line, writing
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded", "/scratch/model.safetensors"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("Data processing error: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_recognised_in_every_library_s_words(error):
+    assert is_disk_full(error)
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried …"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        SafetensorError("Error while deserializing header: Cannot allocate memory (os error 12)"),
+    ],
+)
+def test_full_memory_is_recognised_in_every_library_s_words(error):
+    assert is_out_of_memory(error)
+    assert not is_disk_full(error)
+
+
+def test_another_error_is_neither():
+    error = OSError(errno.EACCES, "Permission denied")
+    assert not is_disk_full(error)
+    assert not is_out_of_memory(error)
+
+
+def test_a_full_disk_is_told_with_what_was_written_and_how_much_room_there_is(tmp_path):
+    with (
+        pytest.raises(TrainerError, match=r"no room for the model: [0-9.]+ .iB of [0-9.]+ .iB are free at /") as caught,
+        writing("the model", tmp_path / "not" / "there"),
+        open("/dev/full", "wb") as file,
+    ):
+        file.write(b"x")
+    assert caught.value.code is ExitCode.DISK_FULL
+    assert not caught.value.code.final
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "denied"), TrainerError(ExitCode.DATA_INVALID, "Bad.")])
+def test_what_is_no_full_disk_goes_on_as_it_is(tmp_path, error):
+    with pytest.raises(type(error)) as caught, writing("the model", tmp_path):
+        raise error
+    assert caught.value is error
+
+
+def test_what_a_library_says_becomes_one_printable_bounded_line():
+    assert one_line(ValueError("a\n\tb \x1b[31mred\0 \ud800c")) == "a b [31mred c"
+    assert one_line(ValueError()) == "ValueError"
+    assert len(one_line(ValueError("x" * 10**6), 100)) == 100
