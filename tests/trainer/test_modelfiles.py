@@ -32,10 +32,10 @@ def fetch(store, tmp_path, **location):
         (["folder/config.json"], "holds no model"),
         (["model.safetensors", "tokenizer.json"], "has no config.json"),
         (["adapter_config.json", "adapter_model.safetensors"], "starting from an adapter is not supported yet"),
-        (["config.json", "tokenizer.json"], "has no safetensors weights. Convert"),
+        (["config.json", "tokenizer.json"], "Convert it with save_pretrained"),
         (
             ["config.json", "tokenizer.json", "pytorch_model.bin"],
-            "has no safetensors weights: only pickled weights (pytorch_model.bin), which can run code",
+            "only pickled weights (pytorch_model.bin), which can run code",
         ),
         (["config.json", "tokenizer.json", "consolidated.safetensors"], "has no safetensors weights"),
         (["config.json", "model.safetensors"], "has no tokenizer"),

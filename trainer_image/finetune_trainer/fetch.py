@@ -5,7 +5,8 @@ from pathlib import Path
 from finetune_api.run import ModelLocation
 from finetune_trainer.errors import writing
 from finetune_trainer.hub import fetch_from_hub
-from finetune_trainer.modelfiles import ModelFiles, fetch_from_s3, require_no_code
+from finetune_trainer.modelcheck import require_loadable
+from finetune_trainer.modelfiles import ModelFiles, fetch_from_s3
 from finetune_trainer.storage import Store
 
 
@@ -18,5 +19,5 @@ def fetch_model(location: ModelLocation, store: Store, directory: Path) -> Model
     from_hub = location.uri.startswith("hf://")
     with writing(f"the model {location.uri}", directory):
         files = fetch_from_hub(location) if from_hub else fetch_from_s3(location, store, directory)
-    require_no_code(files.directory, location.uri)
+    require_loadable(files.directory, files.directory.parents[1] if from_hub else files.directory, location.uri)
     return files

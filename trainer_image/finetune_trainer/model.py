@@ -2,18 +2,20 @@
 
 import sys
 import warnings
+from operator import itemgetter
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Lora, Method
-from finetune_trainer.errors import TrainerError, is_out_of_memory, one_line
+from finetune_trainer.errors import TrainerError, is_out_of_memory, is_panic, one_line
 from finetune_trainer.modelfiles import ModelFiles
+from finetune_trainer.weightfiles import read_tensors
 
 Precision = Literal["fp32", "bf16"]
 
@@ -32,15 +34,21 @@ def choose_precision(setting: str) -> Precision:
 
 
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
-    """The model's tokenizer.
+    """The model's tokenizer, after it was tried.
 
     Raises:
         TrainerError: MODEL_INVALID.
     """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.directory, **_local())
-    except Exception as error:
+        tokenizer("A word.\n", add_special_tokens=True)
+    except BaseException as error:
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
         _refuse(f"The tokenizer of {files.name} cannot be loaded: {_told(error, files)}", error)
+    template: object = tokenizer.chat_template
+    if not isinstance(template, str | dict | None):
+        _refuse(f"The chat template of {files.name} is a {type(template).__name__} and not a text")
     return tokenizer
 
 
@@ -62,7 +70,8 @@ def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTr
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        _refuse(f"The model {files.name} cannot be loaded as a language model: {_told(error, files)}", error)
+        why = _mismatch(files) if "ignore_mismatched_sizes" in str(error) else _told(error, files)
+        _refuse(f"The model {files.name} cannot be loaded as a language model: {why}", error)
     model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -71,7 +80,7 @@ def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTr
 
 
 def require_matching_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a tokenizer that has tokens the model knows nothing of.
+    """Refuses a tokenizer that has tokens the model knows nothing of, be they too many or numbered too high.
 
     Raises:
         TrainerError: MODEL_INVALID.
@@ -80,6 +89,12 @@ def require_matching_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTok
     rows = embeddings.num_embeddings
     if len(tokenizer) > rows:
         _refuse(f"The tokenizer of {name} has {len(tokenizer)} tokens, but its model only {rows} embeddings")
+    token, highest = max(tokenizer.get_vocab().items(), key=itemgetter(1))
+    if highest >= rows:
+        _refuse(
+            f"The tokenizer of {name} gives the token {one_line(token, 40)!r} the number {highest}, but its model has "
+            f"only {rows} embeddings"
+        )
 
 
 def require_length(model: PreTrainedModel, longest: int, name: str) -> None:
@@ -146,7 +161,19 @@ def linear_modules(model: nn.Module) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in linear})
 
 
-def _told(error: Exception, files: ModelFiles) -> str:
+def _mismatch(files: ModelFiles) -> str:
+    """Which tensor has another shape in the files than config.json makes of it; found without memory for either."""
+    config = AutoConfig.from_pretrained(files.directory, **_local())
+    with torch.device("meta"):
+        laid_out: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    expected = laid_out.state_dict()
+    for name, held in read_tensors(files.directory, files.name).items():
+        if name in expected and tuple(expected[name].shape) != held.shape:
+            return f"config.json makes {name} {list(expected[name].shape)}, its weights are {list(held.shape)}"
+    return "its weights have other shapes than config.json says"
+
+
+def _told(error: BaseException, files: ModelFiles) -> str:
     """What a library said, with the model's own name where it names a directory of this pod."""
     return one_line(error).replace(str(files.directory), files.name)
 
@@ -155,6 +182,6 @@ def _local() -> dict[str, Any]:
     return {"local_files_only": True, "trust_remote_code": False}
 
 
-def _refuse(what: str, cause: Exception | None = None) -> NoReturn:
+def _refuse(what: str, cause: BaseException | None = None) -> NoReturn:
     mend = "Correct spec.model, or save the model again with a current transformers"
     raise TrainerError(ExitCode.MODEL_INVALID, f"{what.rstrip('.')}. {mend}.") from cause

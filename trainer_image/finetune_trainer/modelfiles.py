@@ -3,20 +3,25 @@
 A model is data here: safetensors and JSON. Pickled weights and models that bring their own Python code are refused.
 """
 
-import json
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from finetune_api.run import ExitCode, ModelLocation
-from finetune_trainer.errors import TrainerError, one_line
+from finetune_trainer.errors import TrainerError, disk_full, one_line
 from finetune_trainer.manifest import MANIFEST_NAME, Manifest, digest_of
 from finetune_trainer.storage import Store
+from finetune_trainer.weightfiles import INDEX, SINGLE
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+_OTHER_TOKENIZERS = ("tokenizer.model", "spiece.model", "tekken.json", "tiktoken.model")
+"""Reading these takes libraries of their own, and they do not tell which characters a token stands for."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _ADAPTER = "is an adapter, and starting from an adapter is not supported yet. Name its base model instead"
+_LONGEST_NAME = 200
+"""Bytes. A file system takes 255, and a download adds to the name."""
 _NEEDED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
 
@@ -32,8 +37,8 @@ class ModelFiles:
 
 
 def is_needed(name: str) -> bool:
-    """Whether a file belongs to the model itself: not to a copy in another format, not to a subfolder."""
-    return "/" not in name and name.endswith(_NEEDED) and not name.startswith("consolidated")
+    """Whether a file belongs to the model itself: not to a copy in another format, not to a subfolder, not hidden."""
+    return "/" not in name and name.endswith(_NEEDED) and not name.startswith(("consolidated", "."))
 
 
 def require_usable_names(names: Iterable[str], uri: str) -> None:
@@ -49,48 +54,38 @@ def require_usable_names(names: Iterable[str], uri: str) -> None:
         _refuse(f"{uri} {_ADAPTER}")
     if "config.json" not in top:
         _refuse(f"{uri} has no config.json. Name the directory that save_pretrained wrote")
-    if not any(name.endswith(".safetensors") and is_needed(name) for name in top):
-        pickles = ", ".join([name for name in top if name.endswith(_PICKLES)][:3])
+    if not {SINGLE, INDEX} & set(top):
+        pickles = ", ".join([one_line(name, 60) for name in top if name.endswith(_PICKLES)][:3])
         held = f": only pickled weights ({pickles}), which can run code and are never loaded" if pickles else ""
         _refuse(
-            f"{uri} has no safetensors weights{held}. Convert it with save_pretrained, which writes *.safetensors, or "
-            "choose a model that has them"
+            f"{uri} has no safetensors weights ({SINGLE}, or {INDEX} with its parts){held}. Convert it with "
+            "save_pretrained, which writes them, or choose a model that has them"
         )
     if not any(name in top for name in _TOKENIZER_FILES):
+        other = next((f" but {name}, which has to be converted" for name in _OTHER_TOKENIZERS if name in top), "")
         _refuse(
-            f"{uri} has no tokenizer ({', '.join(_TOKENIZER_FILES[:3])} …). Save it beside the model with "
+            f"{uri} has no tokenizer ({', '.join(_TOKENIZER_FILES)}){other}. Save it beside the model with "
             "AutoTokenizer.save_pretrained"
         )
+    _require_plain_names([name for name in top if is_needed(name)], uri)
 
 
-def require_no_code(directory: Path, uri: str) -> None:
-    """Refuses a model whose configuration names Python code to load.
-
-    Raises:
-        TrainerError: MODEL_INVALID.
-    """
-    for name in ("config.json", "tokenizer_config.json"):
-        path = directory / name
-        if not path.exists():
-            continue
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            _refuse(f"{name} of {uri} is not JSON: {one_line(error)}. Upload it again")
-        if not isinstance(content, dict):
-            _refuse(f"{name} of {uri} is not a JSON object. Upload it again")
-        if content.get("auto_map"):
-            _refuse(
-                f"{uri} brings its own Python code (auto_map in {name}), which is never run. Choose a model whose "
-                "architecture is part of transformers"
-            )
+def _require_plain_names(names: Iterable[str], uri: str) -> None:
+    """Refuses names that mean another thing to a file system, or to another file system."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name.isprintable() or "\\" in name or len(name.encode(errors="replace")) > _LONGEST_NAME:
+            _refuse(f"{uri} has a file with an odd name ({one_line(ascii(name), 100)}). Rename or remove it")
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            _refuse(f"{uri} has both {other} and {name}, which some file systems take for one. Remove one of them")
 
 
 def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> ModelFiles:
     """Downloads a model's directory. Where a manifest of a FineTuneJob names it, every file is checked by its SHA-256.
 
     Raises:
-        TrainerError: MODEL_INVALID for a model that is not there, not usable or not the one that was published.
+        TrainerError: MODEL_INVALID for a model that is not there, not usable or not the one that was published,
+            DISK_FULL for one that is larger than the room there is.
     """
     prefix = location.uri.rstrip("/") + "/"
     manifest = _manifest(prefix, location.digest, store)
@@ -98,9 +93,11 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
         _refuse(f"{prefix} {_ADAPTER}")
     prefix = manifest.location if manifest else prefix
     expected = {file.path: file.sha256 for file in manifest.files} if manifest else {}
-    names = list(expected) if manifest else [entry.name for entry in store.objects(prefix)]
-    require_usable_names(names, prefix)
-    digests = store.download_all(prefix, [name for name in names if is_needed(name)], directory)
+    sizes = {f.path: f.size for f in manifest.files} if manifest else {o.name: o.size for o in store.objects(prefix)}
+    require_usable_names(sizes, prefix)
+    needed = {name: size for name, size in sizes.items() if is_needed(name)}
+    _require_room(needed, directory, location.uri)
+    digests = store.download_all(prefix, list(needed), directory)
     for name, digest in digests.items():
         if expected.get(name, digest) != digest:
             _refuse(
@@ -108,6 +105,13 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
                 "after it was published. Publish it again"
             )
     return ModelFiles(directory, name=location.uri)
+
+
+def _require_room(sizes: Mapping[str, int], directory: Path, uri: str) -> None:
+    """Refuses what does not fit before the disk is filled with it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if (needed := sum(sizes.values())) > shutil.disk_usage(directory).free:
+        raise disk_full(f"the model {uri}", directory, needed)
 
 
 def _manifest(prefix: str, digest: str | None, store: Store) -> Manifest | None:
@@ -125,7 +129,7 @@ def _manifest(prefix: str, digest: str | None, store: Store) -> Manifest | None:
             continue  # the folder above is no business of a model that was not published by a job
         if digest and digest_of(content) != digest:
             continue
-        if folder == prefix or manifest.location == prefix:
+        if manifest.location == prefix or (folder == prefix and manifest.location.startswith(prefix)):
             return manifest
     if digest:
         _refuse(
