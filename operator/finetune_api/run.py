@@ -101,6 +101,8 @@ class RunConfig(Model):
     method: Method
     training: Training
     evaluation: Evaluation
+    on_divergence: Literal["Fail", "Rewind"] = "Fail"
+    """``runPolicy.onDivergence``."""
     output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/.*/$")]
     """Where this attempt publishes: ``s3://…/``, its own."""
 
@@ -117,6 +119,7 @@ class RunConfig(Model):
             method=spec.method,
             training=spec.training,
             evaluation=spec.evaluation,
+            on_divergence=spec.run_policy.on_divergence,
             output_prefix=prefix,
         )
 

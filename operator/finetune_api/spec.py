@@ -199,6 +199,9 @@ class Training(Model):
     """Records an optimizer step: the effective batch, whatever the hardware."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Records a forward pass; gradients are accumulated up to batchSize. Absent: chosen automatically."""
+    activation_checkpointing: Literal["auto", "always", "never"] = "auto"
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time.
+    `auto`: where the longest record would not fit otherwise."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Tokens a record is cut to."""
     optimizer: Annotated[
@@ -334,6 +337,9 @@ class RunPolicy(Model):
     """Further tries after a failure that another try can mend. A user's fault is never retried."""
     on_out_of_memory: Annotated[Literal["Fail", "HalveMicroBatch"], NotYet(("HalveMicroBatch",))] = "Fail"
     """What to do when memory runs out."""
+    on_divergence: Literal["Fail", "Rewind"] = "Fail"
+    """What to do when the loss is no number any more, or rises and stays there. `Fail`: end. `Rewind`: go back to the
+    last checkpoint, and on with half the learning rate; at most three times."""
     stall_timeout: Annotated[Duration | None, NotYet()] = None
     """Longest time without progress (`30m`)."""
     deadline: Annotated[Duration | None, NotYet()] = None

@@ -31,7 +31,8 @@ def tune(config: RunConfig, scratch: Path, progress: Progress) -> RunResult:
     dataset = start(partial(data.load, config.data, config.training.seed, store, scratch / "data"))
     files = start(partial(fetch.fetch_model, config.model, store, scratch / "model"))
 
-    from finetune_trainer.result import Outcome  # these two bring torch in, while the downloads run
+    from finetune_trainer.checkpoint import Nowhere  # these bring torch in, while the downloads run
+    from finetune_trainer.result import Outcome
     from finetune_trainer.tuning import Tuning
 
     if (already := published.result()) is not None:
@@ -39,7 +40,7 @@ def tune(config: RunConfig, scratch: Path, progress: Progress) -> RunResult:
     records = dataset.result()
     tuning = Tuning(config, files.result(), records, progress)
     base = tuning.measure_base()
-    trained = tuning.train()
+    trained = tuning.train(Nowhere(), lambda: False)
 
     progress.enter(Phase.EVALUATING)
     tuned = tuning.measure_tuned()

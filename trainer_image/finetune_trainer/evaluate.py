@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.batches import micro_batches, token_budget
+from finetune_trainer.batches import Cut
 from finetune_trainer.encoding import Encoded
-from finetune_trainer.losses import collate, token_loss
+from finetune_trainer.objective import collate
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Measured:
 
 
 @torch.no_grad()
-def evaluate(model: Any, examples: Encoded, device: torch.device, on_batch: Callable[[int], None]) -> Measured:
-    """Measures ``model`` in evaluation mode; ``on_batch`` is told the tokens of each batch."""
-    model.eval()
-    lengths = [len(example.ids) for example in examples.examples]
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    budget = token_budget(model.config.get_text_config().vocab_size)
+def evaluate(
+    objective: Any, examples: Encoded, cut: Cut, device: torch.device, on_batch: Callable[[int], None]
+) -> Measured:
+    """Measures a model in evaluation mode by its ``objective``; ``on_batch`` is told the tokens of each batch."""
+    objective.eval()
+    order = sorted(range(len(examples)), key=lambda index: -examples.lengths[index])
     loss, right = 0.0, 0
-    for part in micro_batches(order, lengths, None, budget):
-        measured = token_loss(model, collate([examples.examples[index] for index in part], device))
+    for part in cut.micro_batches(order, examples.lengths):
+        measured = objective(collate([examples[index] for index in part], cut.packed, device))
         loss += float(measured.loss)
         right += int(measured.right)
-        on_batch(sum(lengths[index] for index in part))
-    labels = sum(example.labels for example in examples.examples)
+        on_batch(sum(examples.lengths[index] for index in part))
+    labels = sum(examples.labels)
     return Measured(eval_loss=loss / labels, token_accuracy=right / labels)

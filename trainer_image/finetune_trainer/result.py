@@ -10,13 +10,12 @@ from typing import Any
 from finetune_api.run import RunConfig, RunResult
 from finetune_api.status import Metric, Result, Usage
 from finetune_trainer.data import Dataset
+from finetune_trainer.history import History
 from finetune_trainer.modelcard import model_card
-from finetune_trainer.train import Trained
 from finetune_trainer.tuning import Measurement, Tuning
 
 REPORT_NAME = "report.json"
 _PACKAGES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
-_STEPS_KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Outcome:
     data: Dataset
     tuning: Tuning
     base: Measurement | None
-    trained: Trained
+    trained: History
     tuned: Measurement
     gpu_seconds: int
 
@@ -83,20 +82,19 @@ class Outcome:
 
     def _report(self) -> dict[str, Any]:
         tuning = self.tuning
-        stride = -(-len(self.trained.steps) // _STEPS_KEPT)
         return {
             "run": self.config.to_dict(),
             "base": {"name": tuning.files.name, "revision": tuning.files.revision},
             "data": [asdict(file) for file in self.data.files],
             "sequences": {
-                "train": len(tuning.train_set.examples),
-                "validation": len(tuning.validation_set.examples),
+                "train": len(tuning.train_set),
+                "validation": len(tuning.validation_set),
                 "trainRecordsLeftOut": tuning.train_set.dropped,
                 "validationRecordsLeftOut": tuning.validation_set.dropped,
             },
             "hyperparameters": self._hyperparameters(),
             "metrics": [metric.to_dict() for metric in self.metrics],
-            "steps": [asdict(step) for step in self.trained.steps[stride - 1 :: stride]],
+            "steps": [asdict(step) for step in self.trained.steps],
             "samples": [
                 {
                     "prompt": prompt.text,

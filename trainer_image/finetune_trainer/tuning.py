@@ -1,7 +1,9 @@
 """One tuning: the model, its data as tokens, and what is done with them. Brings torch and the libraries in."""
 
 import logging
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,17 @@ from accelerate.utils import set_seed  # type: ignore[import-untyped]
 from finetune_api.run import ExitCode, RunConfig
 from finetune_api.spec import Lora
 from finetune_trainer import samples
-from finetune_trainer.batches import plan_batches
+from finetune_trainer.attention import one_by_one
+from finetune_trainer.batches import Cut, plan_batches
 from finetune_trainer.data import Dataset
-from finetune_trainer.encoding import Encoder
+from finetune_trainer.encoding import Encoder, Example
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate import Measured, evaluate
+from finetune_trainer.history import History
+from finetune_trainer.layout import choose_layout
+from finetune_trainer.linear import speed_up
 from finetune_trainer.machine import thread_count
+from finetune_trainer.memory import Fit, bytes_left_behind, choose_fit, free_memory, most_tokens, try_out
 from finetune_trainer.model import (
     add_lora,
     choose_precision,
@@ -27,13 +34,17 @@ from finetune_trainer.model import (
     require_matching_vocabulary,
 )
 from finetune_trainer.modelfiles import ModelFiles
+from finetune_trainer.objective import Batch, LanguageModeling, collate
 from finetune_trainer.progress import TRAINING_COST, Progress
-from finetune_trainer.train import Trained, train
+from finetune_trainer.snapshot import Snapshot, TrainingState
+from finetune_trainer.train import Loop, Saver, train
 
 logger = logging.getLogger(__name__)
 
 _RATES = {"none": 2e-5}
 _ADAPTER_RATE = 2e-4
+_LOOK = 256
+"""Tokens of the forward pass whose memory is counted."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,9 @@ class Measurement:
 class Tuning:
     """A model that is measured, trained, measured again and saved."""
 
-    def __init__(self, config: RunConfig, files: ModelFiles, data: Dataset, progress: Progress) -> None:
+    def __init__(
+        self, config: RunConfig, files: ModelFiles, data: Dataset, progress: Progress, resumed: Snapshot | None = None
+    ) -> None:
         self._config = config
         self._progress = progress
         self.files = files
@@ -60,20 +73,80 @@ class Tuning:
         self.train_set = encoder.encode(data.train, "training")
         self.validation_set = encoder.encode(data.validation, "validation")
         self.prompts = samples.prompts(data.validation, config.evaluation.samples, encoder, self._tokenizer)
-        self._accelerator = Accelerator(
-            mixed_precision="bf16" if self.precision == "bf16" else "no", cpu=not torch.cuda.is_available()
-        )
-        self._model = self._accelerator.prepare_model(self._load())
+        self._accelerator = Accelerator(mixed_precision=self._autocast, cpu=not torch.cuda.is_available())
+        base = self._load()
+        self._layout = choose_layout(base.to(self._accelerator.device))
+        self._model = add_lora(base, self.lora, files) if self.lora else base
+        speed_up(self._model)
+        objective = LanguageModeling(self._model, self._layout.headless)
+        self._objective = self._accelerator.prepare_model(objective)
         self.plan = plan_batches(
-            [len(example.ids) for example in self.train_set.examples],
+            self.train_set.lengths,
             config.training.batch_size,
             config.training.epochs,
             config.training.max_steps,
             config.training.seed,
+            bucketed=not self._layout.packed,
         )
+        self._loop = self._begin(resumed)
         evaluations = 2 if config.evaluation.baseline else 1
         progress.plan(evaluations * self.validation_set.tokens + TRAINING_COST * self.plan.total_tokens)
         self._log_plan()
+
+    @property
+    def _autocast(self) -> str:
+        """Accelerate's mixed precision: for weights that are trained in fp32 and computed with in bf16. Beside an
+        adapter the frozen weights are bf16 themselves."""
+        return "bf16" if self.precision == "bf16" and self.lora is None else "no"
+
+    def _begin(self, resumed: Snapshot | None) -> Loop:
+        state = TrainingState.of_dict(resumed.state) if resumed else TrainingState(fit=self._fit())
+        if state.fit.recompute:
+            self._model.activation_checkpointing_enable()
+        loop = Loop(
+            objective=self._objective,
+            examples=self.train_set,
+            plan=self.plan,
+            cut=Cut(self._layout.packed, state.fit.tokens, self._config.training.micro_batch_size),
+            settings=self._config.training,
+            rate=self.learning_rate,
+            accelerator=self._accelerator,
+            state=state,
+        )
+        if resumed:
+            loop.restore(resumed)
+        return loop
+
+    def _fit(self) -> Fit:
+        """What goes through the model at a time: by a look at a short forward pass, and on a GPU by trying."""
+        device = self._accelerator.device
+        longest = max(max(self.train_set.lengths), max(self.validation_set.lengths))
+        short = min(longest, _LOOK)
+        self._objective.train()
+        kept = bytes_left_behind(lambda: self._objective(self._made_up(short)), self._model) // short
+        config = self._model.config.get_text_config()
+        inputs = config.num_hidden_layers * config.hidden_size * self._model.dtype.itemsize
+        fit = choose_fit(
+            kept,
+            inputs + kept // config.num_hidden_layers,
+            free_memory(device, self._model),
+            longest,
+            most_tokens(device),
+            self._config.training.activation_checkpointing,
+        )
+        if device.type != "cuda":
+            return fit
+
+        def attempt(tokens: int) -> None:
+            self._accelerator.backward(self._objective(self._made_up(tokens)).loss)
+            self._model.zero_grad()
+
+        return replace(fit, tokens=try_out(attempt, fit.tokens, longest))
+
+    def _made_up(self, tokens: int) -> Batch:
+        """A batch of one record of token 0, half of it learned."""
+        half = bytes(tokens - tokens // 2) + b"\1" * (tokens // 2)
+        return collate([Example(array("i", bytes(4 * tokens)), half)], self._layout.packed, self._accelerator.device)
 
     @property
     def learning_rate(self) -> float:
@@ -88,9 +161,9 @@ class Tuning:
     def _load(self) -> Any:
         model = load_model(self.files, self._config.method, self.precision)
         require_matching_vocabulary(model, self._tokenizer, self.files.name)
-        sets = (self.train_set, self.validation_set)
-        require_length(model, max(len(e.ids) for encoded in sets for e in encoded.examples), self.files.name)
-        return add_lora(model, self.lora, self.files) if self.lora else model
+        longest = max(max(encoded.lengths) for encoded in (self.train_set, self.validation_set))
+        require_length(model, longest, self.files.name)
+        return model
 
     def measure_base(self) -> Measurement | None:
         """Measures the untouched base; None where ``evaluation.baseline`` is off.
@@ -109,18 +182,12 @@ class Tuning:
             )
         return measurement
 
-    def train(self) -> Trained:
-        """Trains."""
+    def train(self, saver: Saver, asked_to_stop: Callable[[], bool]) -> History:
+        """Takes the steps that are left."""
         self._progress.begin_training()
-        return train(
-            self._model,
-            self.train_set,
-            self.plan,
-            self._config.training,
-            self.learning_rate,
-            self._accelerator,
-            self._progress.trained,
-        )
+        rewinds = self._config.on_divergence == "Rewind"
+        train(self._loop, saver, asked_to_stop, rewinds, self._progress.trained)
+        return self._loop.state.history
 
     def measure_tuned(self) -> Measurement:
         """Measures what is going to be published: a model trained in bf16 is rounded to it first.
@@ -139,15 +206,22 @@ class Tuning:
         return measurement
 
     def _measure(self) -> Measurement:
-        measured = evaluate(self._model, self.validation_set, self._accelerator.device, self._progress.evaluated)
-        logger.info("eval_loss %.4f  token_accuracy %.4f", measured.eval_loss, measured.token_accuracy)
-        answers = samples.answers(
-            self._model,
-            self.prompts,
-            self._config.evaluation.max_new_tokens,
-            self._tokenizer,
+        measured = evaluate(
+            self._objective,
+            self.validation_set,
+            self._loop.cut,
             self._accelerator.device,
+            self._progress.evaluated,
         )
+        logger.info("eval_loss %.4f  token_accuracy %.4f", measured.eval_loss, measured.token_accuracy)
+        with one_by_one(self._model):
+            answers = samples.answers(
+                self._model,
+                self.prompts,
+                self._config.evaluation.max_new_tokens,
+                self._tokenizer,
+                self._accelerator.device,
+            )
         return Measurement(measured, answers)
 
     def gpu_seconds(self, seconds: float) -> int:
@@ -156,19 +230,24 @@ class Tuning:
 
     def save(self, directory: Path) -> None:
         """Writes the adapter in PEFT's format, or the whole model, and the tokenizer."""
-        model = self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
         if self.lora:
-            model.save_pretrained(directory, save_embedding_layers=False)  # True or "auto" would ask the hub
+            self._model.save_pretrained(directory, save_embedding_layers=False)  # True or "auto" would ask the hub
         else:
-            model.save_pretrained(directory)
+            self._model.save_pretrained(directory)
         self._tokenizer.save_pretrained(directory)
 
     def _log_plan(self) -> None:
         trainable = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         logger.info(
             "%d training and %d validation sequences, %d steps, %s trained parameters, %s on %s",
-            *(len(self.train_set.examples), len(self.validation_set.examples), self.plan.total_steps),
+            *(len(self.train_set), len(self.validation_set), self.plan.total_steps),
             *(f"{trainable:,}", self.precision, self._accelerator.device),
+        )
+        fit = self._loop.state.fit
+        logger.info(
+            "records are %s, at most %d tokens at a time%s",
+            *("packed" if self._layout.packed else "padded", fit.tokens),
+            ", activations computed twice" if fit.recompute else "",
         )
         if dropped := self.train_set.dropped + self.validation_set.dropped:
             logger.warning("%d records left out: nothing to learn within training.maxLength tokens", dropped)

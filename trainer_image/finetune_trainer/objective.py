@@ -1,0 +1,109 @@
+"""What is learned: records → tensors, and the model's loss on them. The loop knows nothing of it but its forward pass.
+
+Shapes: B rows, T tokens of a row, N learned tokens, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from finetune_trainer.attention import boundaries
+from finetune_trainer.encoding import Example
+
+_LOGITS_AT_ONCE = 2**26
+"""Logits beyond which they are computed in chunks, and again for the backward pass: 256 MiB in fp32."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The input of one forward pass."""
+
+    ids: Tensor
+    """[B, T] int64; one row if packed."""
+    arguments: dict[str, Any]
+    """How the records lie in it: a mask where they are padded, positions and boundaries where they are packed."""
+    at: tuple[Tensor, Tensor]
+    """Row and column of the N tokens whose successor is learned."""
+    targets: Tensor
+    """[N] those successors."""
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """What a model makes of a batch's learned tokens."""
+
+    loss: Tensor
+    """Sum of the negative log likelihoods, nats; a scalar in fp32 that carries gradients."""
+    right: Tensor
+    """How many of them are the likeliest by the model; a scalar, counted only where no gradients are asked for."""
+
+
+def collate(examples: Sequence[Example], packed: bool, device: torch.device) -> Batch:
+    """Examples as one batch on ``device``: one after the other in a row, or one a row, padded on the right."""
+    ids = [torch.frombuffer(example.ids, dtype=torch.int32).long() for example in examples]
+    learned = [torch.frombuffer(bytearray(example.learned), dtype=torch.bool) for example in examples]
+    lengths = [len(row) for row in ids]
+    arguments: dict[str, Any]
+    if packed:
+        rows, marks = torch.cat(ids)[None], torch.cat(learned)[None]
+        positions = torch.cat([torch.arange(length) for length in lengths])[None]
+        arguments = {"position_ids": positions.to(device), **boundaries(lengths, device)}
+    else:
+        rows, marks = (nn.utils.rnn.pad_sequence(parts, batch_first=True) for parts in (ids, learned))
+        mask = torch.arange(rows.shape[1]) < torch.tensor(lengths)[:, None]
+        arguments = {"attention_mask": mask.long().to(device)}
+    row, column = marks.nonzero(as_tuple=True)  # never column 0 of a record: nothing predicts it
+    at = (row.to(device), (column - 1).to(device))
+    return Batch(rows.to(device), arguments, at, rows[row, column].to(device))
+
+
+class LanguageModeling(nn.Module):
+    """Next-token prediction by a causal language model."""
+
+    def __init__(self, model: Any, headless: bool) -> None:
+        """``headless``: the model's body and head may be called one by one, so that logits are computed for learned
+        tokens only."""
+        super().__init__()
+        self.model = model
+        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._parts: tuple[Any, Any] | None = body_and_head(causal) if headless else None
+
+    def forward(self, batch: Batch) -> TokenLoss:
+        """The loss of ``batch``. The token at position t is predicted from those before it."""
+        if self._parts is None:
+            logits = self.model(input_ids=batch.ids, use_cache=False, **batch.arguments).logits  # [B, T, V]
+            return _of_logits(logits[batch.at], batch.targets)
+        body, head = self._parts
+        hidden = body(input_ids=batch.ids, use_cache=False, **batch.arguments).last_hidden_state[batch.at]  # [N, H]
+        step = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+        if len(hidden) <= step:
+            return _of_logits(head(hidden), batch.targets)
+        parts = [
+            checkpoint(_of_hidden, head, some, targets, use_reentrant=False)
+            for some, targets in zip(torch.split(hidden, step), torch.split(batch.targets, step), strict=True)
+        ]
+        losses, rights = zip(*parts, strict=True)
+        return TokenLoss(torch.stack(losses).sum(), torch.stack(rights).sum())
+
+
+def body_and_head(causal: Any) -> tuple[Any, Any]:
+    """The part of a causal language model that makes hidden states, and the one that makes logits of them."""
+    return causal.base_model, causal.get_output_embeddings()
+
+
+def _of_hidden(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    found = _of_logits(head(hidden), targets)
+    return found.loss, found.right
+
+
+def _of_logits(logits: Tensor, targets: Tensor) -> TokenLoss:
+    """Of logits [N, V] and targets [N]."""
+    logits = logits.float()
+    counted = not logits.requires_grad
+    right = (logits.argmax(-1) == targets).sum() if counted else torch.zeros((), device=logits.device)
+    return TokenLoss(functional.cross_entropy(logits, targets, reduction="sum"), right)

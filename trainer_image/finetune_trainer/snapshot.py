@@ -1,0 +1,121 @@
+"""A training between two steps: everything that the steps to come depend on, as tensors and JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune_trainer.divergence import LossWatch
+from finetune_trainer.history import History
+from finetune_trainer.memory import Fit
+from finetune_trainer.progress import StepDone
+
+
+@dataclass
+class TrainingState:
+    """What a training knows of itself beside its weights, its optimizer and its random state."""
+
+    fit: Fit
+    """What goes through the model at a time; part of the state, because sums depend on their order."""
+    step: int = 0
+    """Optimizer steps taken; the position in the batch plan."""
+    rate_factor: float = 1.0
+    """Of the learning rate; halved whenever a training that diverged goes back."""
+    rewinds: int = 0
+    watch: LossWatch = field(default_factory=LossWatch)
+    history: History = field(default_factory=History)
+
+    def advance(self, done: StepDone) -> None:
+        """One more step was taken."""
+        self.step = done.step
+        self.history.add(done)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "fit": asdict(self.fit),
+            "step": self.step,
+            "rateFactor": self.rate_factor,
+            "rewinds": self.rewinds,
+            "losses": self.watch.losses,
+            "history": self.history.to_dict(),
+        }
+
+    @classmethod
+    def of_dict(cls, content: dict[str, Any]) -> "TrainingState":
+        """From ``to_dict``'s JSON."""
+        return cls(
+            fit=Fit(**content["fit"]),
+            step=content["step"],
+            rate_factor=content["rateFactor"],
+            rewinds=content["rewinds"],
+            watch=LossWatch(content["losses"]),
+            history=History.of_dict(content["history"]),
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies, which later steps do not change."""
+
+    state: dict[str, Any]
+    """TrainingState as JSON."""
+    weights: dict[str, Tensor]
+    """The trained parameters by name."""
+    optimizer: dict[str, Tensor]
+    """``<parameter>/<exp_avg, exp_avg_sq, step>``."""
+    random: dict[str, Tensor]
+    """State of the random generators of this rank: ``cpu`` and, on a GPU, ``cuda``; uint8."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return int(self.state["step"])
+
+
+def take(trained: Mapping[str, nn.Parameter], optimizer: Any, state: TrainingState, device: torch.device) -> Snapshot:
+    """Copies onto the CPU."""
+    moments = {
+        f"{name}/{key}": _copy(value)
+        for name, parameter in trained.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    weights = {name: _copy(parameter) for name, parameter in trained.items()}
+    return Snapshot(state.to_dict(), weights, moments, random_state(device))
+
+
+def put_back(
+    snapshot: Snapshot, trained: Mapping[str, nn.Parameter], optimizer: Any, device: torch.device
+) -> TrainingState:
+    """Writes a snapshot's weights, moments and random state where they were taken from; returns its state."""
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(snapshot.weights[name])
+    optimizer.state.clear()
+    for path, value in snapshot.optimizer.items():
+        name, _, key = path.rpartition("/")
+        parameter = trained[name]
+        optimizer.state.setdefault(parameter, {})[key] = value.to(parameter.device, copy=True)
+    set_random_state(snapshot.random, device)
+    return TrainingState.of_dict(snapshot.state)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of the generators that dropout and new weights draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """As they were."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
