@@ -24,6 +24,7 @@ from finetune_trainer.ending import run_to_end
 from finetune_trainer.progress import Progress
 from finetune_trainer.report import Reporter
 from tests import tiny
+from tests.faulty_s3 import FaultyS3, in_front_of
 
 BUCKET = "team-a"
 
@@ -83,6 +84,13 @@ def s3() -> Iterator[S3]:
     client.create_bucket(Bucket=BUCKET)
     yield S3(url, client)
     server.stop()
+
+
+@pytest.fixture
+def faulty(s3: S3) -> Iterator[FaultyS3]:
+    """The same server, behind one that misbehaves as it is told."""
+    with in_front_of(s3.url) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

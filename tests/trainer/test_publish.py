@@ -101,8 +101,8 @@ def test_a_pod_stopped_while_it_uploads_leaves_nothing(s3, config, store, files,
     (files / "README.md").unlink()
     upload = Store._upload
 
-    def stop(self, path, uri):
-        upload(self, path, uri)
+    def stop(self, path, uri, group):
+        upload(self, path, uri, group)
         raise error
 
     monkeypatch.setattr(Store, "_upload", stop)

@@ -1,19 +1,22 @@
-"""S3: what is written and read, and what its refusals mean to a user."""
+"""S3: what is written and read, what becomes of races and lost answers, and what refusals mean to a user."""
 
 import hashlib
+import math
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Storage
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.patience import Patience
 from finetune_trainer.storage import Store
+from tests.faulty_s3 import after, ended_after, error, lost_answer
 
 BUCKET = "team-a"
+QUICK = Patience(pause_seconds=0)
 
 
 @pytest.fixture
@@ -22,68 +25,25 @@ def store(s3):
 
 
 @pytest.fixture
-def broken_server():
-    """A server that answers whatever is in ``replies`` by turns; the last one for ever."""
-    replies: list[tuple[int, str, bytes]] = []
-    served: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            served.append(self.path)
-            status, code, body = replies.pop(0) if len(replies) > 1 else replies[0]
-            length = len(body)
-            if code == "cut":
-                length += 100
-            elif code:
-                body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
-                length = len(body)
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            self.wfile.write(body)
-            self.close_connection = True
-
-        def do_PUT(self):
-            self.do_GET()
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    server.replies, server.served = replies, served
-    server.store = Store(Storage(endpoint_url=f"http://127.0.0.1:{server.server_port}"))
-    yield server
-    server.shutdown()
-    server.server_close()
+def shaky(faulty):
+    """A store at the faulty server."""
+    return Store(Storage(endpoint_url=faulty.url), QUICK)
 
 
-def test_a_download_is_there_whole_with_its_digest(s3, store, tmp_path):
-    content = bytes(range(256)) * 8192
-    uri = s3.put("storage/two-mebibytes", content)
-    digest = store.download(uri, tmp_path / "deep" / "file")
-    assert (tmp_path / "deep" / "file").read_bytes() == content
-    assert digest == hashlib.sha256(content).hexdigest()
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+def test_files_are_downloaded_with_their_digests(s3, store, tmp_path):
+    contents = {str(number): bytes([number]) * number for number in range(6)}
+    for name, content in contents.items():
+        s3.put(f"storage/files/{name}", content)
+    digests = store.download_all(f"s3://{BUCKET}/storage/files/", list(contents), tmp_path / "deep")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "deep").iterdir()} == contents
+    assert digests == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
-def test_a_download_that_breaks_off_is_tried_again(broken_server, tmp_path):
-    broken_server.replies += [(200, "cut", b"half"), (200, "", b"whole")]
-    broken_server.store.download("s3://bucket/key", tmp_path / "file")
-    assert (tmp_path / "file").read_bytes() == b"whole"
-    assert len(broken_server.served) == 2
-
-
-def test_a_download_that_always_breaks_off_ends_and_leaves_no_file(broken_server, tmp_path):
-    broken_server.replies += [(200, "cut", b"half")]
-    with pytest.raises(TrainerError) as caught:
-        broken_server.store.download("s3://bucket/key", tmp_path / "file")
-    assert caught.value.code is ExitCode.STORAGE_UNAVAILABLE
-    assert not (tmp_path / "file").exists()
+def test_files_of_which_nobody_wants_a_digest_are_downloaded_without_one(s3, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(hashlib, "sha256", None)  # whatever signs requests has its own
+    s3.put("storage/plain/model", b"weights")
+    store.fetch_all(f"s3://{BUCKET}/storage/plain/", ["model"], tmp_path)
+    assert (tmp_path / "model").read_bytes() == b"weights"
 
 
 def test_a_prefix_is_listed_by_name_with_sizes(s3, store):
@@ -105,12 +65,15 @@ def test_an_object_is_created_once(s3, store):
     assert s3.get(uri) == b"first"
 
 
-def test_of_many_that_create_an_object_one_wins(s3, store):
+def test_of_many_that_create_an_object_one_wins(s3):
+    """Each with a connection of its own, as pods have."""
     uri = f"s3://{BUCKET}/storage/race"
     won: list[int] = []
     barrier = threading.Barrier(8)
 
     def create(number: int) -> None:
+        store = Store(Storage(endpoint_url=s3.url))
+        store.read_if_there(uri)
         barrier.wait()
         if store.create(uri, str(number).encode()):
             won.append(number)
@@ -123,8 +86,35 @@ def test_of_many_that_create_an_object_one_wins(s3, store):
     assert [str(number).encode() for number in won] == [s3.get(uri)]
 
 
+def test_a_write_whose_answer_got_lost_finds_its_own_object(s3, faulty, shaky):
+    uri = f"s3://{BUCKET}/storage/lost-answer"
+    faulty.spoil(lost_answer, "PUT")
+    assert shaky.create(uri, b"mine") is False
+    assert s3.get(uri) == b"mine"
+    assert len(faulty.of("PUT")) == 2
+
+
+def test_two_writes_that_meet_at_the_server_are_settled_by_another_try(s3, faulty, shaky):
+    uri = f"s3://{BUCKET}/storage/conflict"
+    faulty.spoil(error(409, "ConditionalRequestConflict"), "PUT")
+    assert shaky.create(uri, b"mine") is True
+
+
+def test_a_manifest_that_came_in_between_is_not_overwritten(s3, faulty, shaky):
+    uri = f"s3://{BUCKET}/storage/in-between"
+    faulty.spoil(after(lambda: s3.put("storage/in-between", b"another's")), "PUT")
+    assert shaky.create(uri, b"mine") is False
+    assert s3.get(uri) == b"another's"
+
+
 def test_an_object_that_is_not_there_may_be_asked_for(store):
     assert store.read_if_there(f"s3://{BUCKET}/storage/nothing") is None
+
+
+def test_objects_are_removed(s3, store):
+    uris = [s3.put(f"storage/removed/{number}", b"x") for number in range(5)]
+    store.remove_all(uris)
+    assert s3.names(f"s3://{BUCKET}/storage/removed/") == []
 
 
 @pytest.mark.parametrize(
@@ -139,50 +129,84 @@ def test_what_is_missing_is_named(store, tmp_path, uri, said):
         store.download(uri, tmp_path / "file")
     assert caught.value.code is ExitCode.STORAGE_REFUSED
     assert caught.value.message.startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "exit_code", "said"),
-    [
-        (403, "AccessDenied", ExitCode.STORAGE_REFUSED, "s3:GetObject"),
-        (403, "InvalidAccessKeyId", ExitCode.STORAGE_REFUSED, "does not know this access key"),
-        (403, "SignatureDoesNotMatch", ExitCode.STORAGE_REFUSED, "secret key does not belong"),
-        (501, "NotImplemented", ExitCode.STORAGE_REFUSED, "no conditional writes"),
-        (400, "EntityTooLarge", ExitCode.STORAGE_REFUSED, "(EntityTooLarge)"),
-        (503, "SlowDown", ExitCode.STORAGE_UNAVAILABLE, "kept answering 503 SlowDown"),
-        (500, "InternalError", ExitCode.STORAGE_UNAVAILABLE, "kept answering 500 InternalError"),
-    ],
-)
-def test_a_refusal_says_what_to_do(broken_server, status, code, exit_code, said):
-    broken_server.replies.append((status, code, b""))
-    with pytest.raises(TrainerError) as caught:
-        broken_server.store.create("s3://bucket/manifest.json", b"{}")
-    assert caught.value.code is exit_code
-    assert "s3://bucket/manifest.json" in caught.value.message
-    assert said in caught.value.message
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("action", "work"),
     [
-        ("read", lambda store, path: store.download("s3://bucket/train.jsonl", path)),
-        ("read", lambda store, path: store.read_if_there("s3://bucket/manifest.json")),
-        ("list", lambda store, path: store.objects("s3://bucket/model/")),
+        ("read", lambda store, path: store.download(f"s3://{BUCKET}/train.jsonl", path)),
+        ("read", lambda store, path: store.read_if_there(f"s3://{BUCKET}/manifest.json")),
+        ("list", lambda store, path: store.objects(f"s3://{BUCKET}/model/")),
+        ("write", lambda store, path: store.create(f"s3://{BUCKET}/manifest.json", b"{}")),
+        ("delete", lambda store, path: store.remove_all([f"s3://{BUCKET}/old"])),
     ],
 )
-def test_a_reader_without_the_right_is_told_which_right_is_missing(broken_server, tmp_path, action, work):
-    broken_server.replies.append((403, "AccessDenied", b""))
+def test_who_lacks_a_right_is_told_which(faulty, shaky, tmp_path, action, work):
+    faulty.spoil(error(403, "AccessDenied"), times=math.inf)
     with pytest.raises(TrainerError) as caught:
-        work(broken_server.store, tmp_path / "file")
+        work(shaky, tmp_path / "file")
     assert caught.value.code is ExitCode.STORAGE_REFUSED
-    assert caught.value.message.startswith(f"Cannot {action} s3://bucket/")
+    assert caught.value.message.startswith(f"Cannot {action} s3://{BUCKET}/")
     assert "s3:ListBucket on the bucket and s3:GetObject" in caught.value.message
-    assert list(tmp_path.glob("file")) == []
+    assert len(faulty.served) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_passing_trouble_is_waited_out(broken_server):
-    broken_server.replies += [(503, "SlowDown", b""), (200, "", b"there")]
-    assert broken_server.store.read("s3://bucket/key") == b"there"
+def test_one_forbidden_object_among_many_is_named(s3, faulty, shaky, tmp_path):
+    names = [str(number) for number in range(8)]
+    for name in names:
+        s3.put(f"storage/forbidden/{name}", b"x")
+    faulty.spoil(error(403, "AccessDenied"), "GET", "storage/forbidden/5", times=math.inf)
+    with pytest.raises(TrainerError) as caught:
+        shaky.download_all(f"s3://{BUCKET}/storage/forbidden/", names, tmp_path)
+    assert caught.value.code is ExitCode.STORAGE_REFUSED
+    assert f"Cannot read s3://{BUCKET}/storage/forbidden/5 (AccessDenied)" in caught.value.message
+
+
+def test_a_bucket_that_is_removed_during_the_run_is_named(s3, tmp_path):
+    s3.client.create_bucket(Bucket="short-lived")
+    store = Store(Storage(endpoint_url=s3.url), QUICK)
+    assert store.create("s3://short-lived/first", b"{}")
+    store.remove_all(["s3://short-lived/first"])
+    s3.client.delete_bucket(Bucket="short-lived")
+    (tmp_path / "file").write_bytes(b"x")
+    for work in (
+        lambda: store.create("s3://short-lived/second", b"{}"),
+        lambda: store.upload_all(tmp_path, ["file"], "s3://short-lived/"),
+        lambda: store.read_if_there("s3://short-lived/first"),
+    ):
+        with pytest.raises(TrainerError, match="s3://short-lived/.*NoSuchBucket.*create the bucket") as caught:
+            work()
+        assert caught.value.code is ExitCode.STORAGE_REFUSED
+
+
+@pytest.mark.parametrize("trouble", [(500, "InternalError"), (503, "SlowDown"), (503, "ServiceUnavailable"), (429, "")])
+def test_a_passing_trouble_is_waited_out(s3, faulty, shaky, trouble):
+    uri = s3.put("storage/passing", b"there")
+    faulty.spoil(error(*trouble), "GET", times=5)
+    assert shaky.read(uri) == b"there"
+    assert len(faulty.of("GET")) == 6
+
+
+def test_a_small_object_that_breaks_off_is_read_again(s3, faulty, shaky):
+    uri = s3.put("storage/small", b"whole")
+    faulty.spoil(ended_after(2), "GET")
+    assert shaky.read(uri) == b"whole"
+
+
+def test_a_listing_that_breaks_off_is_made_again(s3, faulty, shaky):
+    s3.put("storage/listing/one", b"x")
+    faulty.spoil(ended_after(50), "GET")
+    assert [entry.name for entry in shaky.objects(f"s3://{BUCKET}/storage/listing/")] == ["one"]
+
+
+def test_a_trouble_that_does_not_pass_ends_after_the_tries_that_patience_names(faulty, shaky):
+    faulty.spoil(error(503, "SlowDown"), times=math.inf)
+    with pytest.raises(TrainerError, match="kept answering 503 SlowDown. Look at the S3 server's health") as caught:
+        shaky.read(f"s3://{BUCKET}/key")
+    assert caught.value.code is ExitCode.STORAGE_UNAVAILABLE
+    assert len(faulty.served) == QUICK.tries
 
 
 def test_a_server_that_is_not_there_is_given_up_soon():
@@ -207,17 +231,3 @@ def test_missing_credentials_are_the_users_to_mend(s3, monkeypatch, tmp_path):
         Store(Storage(endpoint_url=s3.url)).read(f"s3://{BUCKET}/key")
     assert caught.value.code is ExitCode.STORAGE_REFUSED
     assert "spec.storage" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, "when_supported"),
-        ({"endpointUrl": "http://127.0.0.1:1"}, "when_required"),
-        ({"endpointUrl": "http://127.0.0.1:1", "checksums": "WhenSupported"}, "when_supported"),
-        ({"checksums": "WhenRequired"}, "when_required"),
-    ],
-)
-def test_checksums_of_its_own_the_client_adds_where_servers_take_them(s3, settings, expected):
-    config = Store(Storage.model_validate(settings))._client.meta.config
-    assert config.request_checksum_calculation == config.response_checksum_validation == expected

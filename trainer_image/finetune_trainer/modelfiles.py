@@ -13,6 +13,7 @@ from finetune_api.run import ExitCode, ModelLocation
 from finetune_trainer.errors import TrainerError, disk_full, one_line
 from finetune_trainer.manifest import MANIFEST_NAME, Manifest, digest_of
 from finetune_trainer.storage import Store
+from finetune_trainer.storage_errors import WrongBytes
 from finetune_trainer.weightfiles import INDEX, SINGLE
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
@@ -97,13 +98,16 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
     require_usable_names(sizes, prefix)
     needed = {name: size for name, size in sizes.items() if is_needed(name)}
     _require_room(needed, directory, location.uri)
-    digests = store.download_all(prefix, list(needed), directory)
-    for name, digest in digests.items():
-        if expected.get(name, digest) != digest:
-            _refuse(
-                f"{prefix}{name} has SHA-256 {digest}, its manifest says {expected[name]}: it was changed or damaged "
-                "after it was published. Publish it again"
-            )
+    try:
+        if manifest:
+            store.download_all(prefix, list(needed), directory, expected)
+        else:
+            store.fetch_all(prefix, list(needed), directory)
+    except WrongBytes as error:
+        _refuse(
+            f"{error.uri} has SHA-256 {error.found}, its manifest says {error.expected}: it was changed or damaged "
+            "after it was published. Publish it again"
+        )
     return ModelFiles(directory, name=location.uri)
 
 

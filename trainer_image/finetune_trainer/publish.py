@@ -5,7 +5,6 @@ write the same object. Last comes the manifest, by a conditional write that only
 takes over what was published, and removes its own files.
 """
 
-import hashlib
 import logging
 import secrets
 from dataclasses import dataclass
@@ -68,10 +67,9 @@ class Publication:
         Returns:
             the result that is now published, with its manifest's digest.
         """
-        files = tuple(_described(path) for path in sorted(directory.iterdir()))
-        names = [file.path for file in files]
+        names = sorted(path.name for path in directory.iterdir())
         try:
-            self.store.upload_all(directory, names, self.location)
+            sent = self.store.upload_all(directory, names, self.location)
         except BaseException:
             self._remove(names)
             raise
@@ -80,7 +78,7 @@ class Publication:
             attempt=self.config.attempt,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             location=self.location,
-            files=files,
+            files=tuple(PublishedFile(path=name, size=sent[name].size, sha256=sent[name].sha256) for name in names),
             data=tuple(UsedFile(uri=file.uri, sha256=file.sha256, records=file.records) for file in data),
             result=result,
         )
@@ -102,9 +100,3 @@ class Publication:
             self.store.remove_all([f"{self.location}{name}" for name in names])
         except TrainerError as error:
             logger.warning("files without a manifest are left behind: %s", error.message)
-
-
-def _described(path: Path) -> PublishedFile:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return PublishedFile(path=path.name, size=path.stat().st_size, sha256=digest)

@@ -1,36 +1,26 @@
-"""S3: objects in, objects out, and what its errors mean to a user. boto3 is imported with the first call.
+"""S3: objects in, objects out.
 
-Credentials come from the environment or the pod's identity, as boto3 finds them.
+What is behind it: the connection with its credentials and retries (``s3``), what errors mean to a user
+(``storage_errors``), and the transfers (``download``, ``upload``).
 """
 
-import functools
-import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from finetune_api.run import ExitCode
 from finetune_api.spec import Storage
-from finetune_trainer.errors import TrainerError, one_line
+from finetune_trainer.download import Download
+from finetune_trainer.parallel import Group, in_parallel
+from finetune_trainer.patience import Patience
+from finetune_trainer.s3 import S3
+from finetune_trainer.storage_errors import MISSING, TAKEN, code_of
+from finetune_trainer.upload import Sent, Upload
 
-_CHUNK = 1 << 20
-_ATTEMPTS = 3
-_CONNECT_SECONDS, _READ_SECONDS = 4, 8
-"""A server that does not answer costs at most attempts × (connect or read) plus 3 s of back-off: under 30 s."""
-_PARALLEL = 4
-
-_MISSING = {"NoSuchKey", "404", "NotFound"}
-_TAKEN = {"PreconditionFailed", "412"}
-_CONTENDED = {"ConditionalRequestConflict", "OperationAborted", "409"}
-_NO_CONDITIONS = {"NotImplemented", "501"}
-_NETWORK = {
-    "ConnectionError",  # botocore's: no such host, connection refused or timed out, TLS, proxy
-    "HTTPClientError",  # closed connections, read time-outs, broken streams
-    "IncompleteReadError",
-}
+PIECE = 64 << 20
+_WIDTH = 4
+"""Objects at a time, and pieces of one object."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,81 +37,55 @@ class Store:
     """One S3 account. All locations are URIs (``s3://bucket/key``); all methods may be called from several threads.
 
     Every method raises TrainerError: STORAGE_REFUSED where the server said no (bucket or key missing, access denied),
-    STORAGE_UNAVAILABLE where it could not be reached or kept failing.
+    STORAGE_UNAVAILABLE where it could not be reached or kept failing. Every request is repeated with growing pauses
+    until ``patience`` is at its end: under half a minute for a server that never answered, under three minutes for one
+    that did. A thread that is interrupted in a transfer (SIGTERM) takes the transfer down with it.
+
+    Args:
+        settings: endpoint, region and checksums. Credentials come from the environment or the pod's identity.
+        patience: time-outs and pauses.
+        piece: bytes that are moved by one request. Larger objects go in several, four at a time.
     """
 
-    def __init__(self, settings: Storage) -> None:
-        self._settings = settings
-
-    @functools.cached_property
-    def _client(self) -> Any:
-        import boto3  # type: ignore[import-untyped]
-        from botocore.config import Config  # type: ignore[import-untyped]
-
-        settings = self._settings
-        fallback = "WhenRequired" if settings.endpoint_url else "WhenSupported"
-        checksums = {"WhenRequired": "when_required", "WhenSupported": "when_supported"}[settings.checksums or fallback]
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=settings.endpoint_url,
-            region_name=settings.region or "us-east-1",
-            config=Config(
-                connect_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
-                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-                max_pool_connections=4 * _PARALLEL,
-                request_checksum_calculation=checksums,
-                response_checksum_validation=checksums,
-            ),
-        )
+    def __init__(self, settings: Storage, patience: Patience | None = None, piece: int = PIECE) -> None:
+        self._s3 = S3(settings, patience or Patience())
+        self._piece = piece
 
     def read(self, uri: str) -> bytes:
         """The whole of a small object."""
         bucket, key = split(uri)
-        with self._explained(uri, "read"):
-            return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        return self._s3.call("read", uri, lambda api: bytes(api.get_object(Bucket=bucket, Key=key)["Body"].read()))
 
     def read_if_there(self, uri: str) -> bytes | None:
         """The whole of a small object, or None where there is none. A missing bucket is an error."""
-        from botocore.exceptions import ClientError  # type: ignore[import-untyped]
-
         bucket, key = split(uri)
-        with self._explained(uri, "read"):
-            try:
-                return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
-            except ClientError as error:
-                if _code(error) in _MISSING:
-                    return None
-                raise
 
-    def download(self, uri: str, path: Path) -> str:
-        """Fetches an object into the file ``path``, which appears only when it is whole. Returns its SHA-256 in hex."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return self._download_once(uri, path)
-            except TrainerError as error:
-                if error.code is not ExitCode.STORAGE_UNAVAILABLE or not _broke_off(error) or attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+        def read(api: Any) -> bytes | None:
+            answer = _unless(MISSING, lambda: api.get_object(Bucket=bucket, Key=key))
+            return None if answer is None else bytes(answer["Body"].read())
 
-    def _download_once(self, uri: str, path: Path) -> str:
-        bucket, key = split(uri)
-        digest = hashlib.sha256()
-        part = path.with_name(path.name + ".part")
-        with self._explained(uri, "read"), part.open("wb") as file:
-            body = self._client.get_object(Bucket=bucket, Key=key)["Body"]
-            for chunk in body.iter_chunks(_CHUNK):
-                digest.update(chunk)
-                file.write(chunk)
-        part.rename(path)
-        return digest.hexdigest()
+        return self._s3.call("read", uri, read)
+
+    def download(self, uri: str, path: Path, sha256: str | None = None) -> str:
+        """Fetches an object into the file ``path``, which appears only when it is whole. Returns its SHA-256 in hex.
+
+        A transfer that broke off leaves ``<path>.part``, with which the next call goes on.
+
+        Raises:
+            WrongBytes: it has not the digest ``sha256``, where one is given, not even when it is fetched again.
+            OSError: of the disk, ENOSPC for instance.
+        """
+        return str(self._download(uri, path, sha256, True, Group()))
+
+    def _download(self, uri: str, path: Path, sha256: str | None, hashed: bool, group: Group) -> str | None:
+        return Download(self._s3, *split(uri), path, self._piece, _WIDTH).run(sha256, hashed, group)
 
     def objects(self, prefix: str) -> list[Stored]:
         """The objects below a prefix that ends in ``/``, by name."""
         bucket, key = split(prefix)
-        with self._explained(prefix, "list"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+
+        def listed(api: Any) -> list[Stored]:
+            pages = api.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
             return [
                 Stored(entry["Key"].removeprefix(key), entry["Size"])
                 for page in pages
@@ -129,21 +93,46 @@ class Store:
                 if not entry["Key"].endswith("/")
             ]
 
-    def download_all(self, prefix: str, names: list[str], directory: Path) -> dict[str, str]:
+        return self._s3.call("list", prefix, listed)
+
+    def download_all(
+        self, prefix: str, names: list[str], directory: Path, sha256: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
         """Fetches the objects ``names`` below ``prefix`` into ``directory``, several at a time.
 
-        Returns the SHA-256 of each, in hex, by name.
+        Returns the SHA-256 of each, in hex, by name. Raises as :meth:`download`, for the digests ``sha256`` by name.
         """
-        return _in_parallel(names, lambda name: self.download(f"{prefix}{name}", directory / name))
+        known = sha256 or {}
 
-    def upload_all(self, directory: Path, names: list[str], prefix: str) -> None:
-        """Writes the files ``names`` of ``directory`` below ``prefix``, several at a time."""
-        _in_parallel(names, lambda name: self._upload(directory / name, f"{prefix}{name}"))
+        def fetch(name: str, group: Group) -> str:
+            return str(self._download(f"{prefix}{name}", directory / name, known.get(name), True, group))
 
-    def _upload(self, path: Path, uri: str) -> None:
-        bucket, key = split(uri)
-        with self._explained(uri, "write"):
-            self._client.upload_file(str(path), bucket, key)
+        return dict(zip(names, in_parallel(names, fetch, _WIDTH), strict=True))
+
+    def fetch_all(self, prefix: str, names: list[str], directory: Path) -> None:
+        """:meth:`download_all` for objects of which nobody wants a digest: for half the processor time."""
+
+        def fetch(name: str, group: Group) -> None:
+            self._download(f"{prefix}{name}", directory / name, None, False, group)
+
+        in_parallel(names, fetch, _WIDTH)
+
+    def upload_all(self, directory: Path, names: list[str], prefix: str) -> dict[str, Sent]:
+        """Writes the files ``names`` of ``directory`` below ``prefix``, several at a time.
+
+        Returns, by name, what lies there now: the digests are those of the bytes that were sent, every piece arrived
+        with the digest it was sent with, and every object was found in its place and size. **A manifest over these
+        digests may be written.** Where that cannot be said of all of them, TrainerError is raised; then some of the
+        objects may exist, but no unfinished multipart upload.
+        """
+
+        def send(name: str, group: Group) -> Sent:
+            return self._upload(directory / name, f"{prefix}{name}", group)
+
+        return dict(zip(names, in_parallel(names, send, _WIDTH), strict=True))
+
+    def _upload(self, path: Path, uri: str, group: Group) -> Sent:
+        return Upload(self._s3, path, *split(uri), self._piece, _WIDTH).run(group)
 
     def create(self, uri: str, content: bytes) -> bool:
         """Writes an object if there is none of that name yet. Returns whether it was this call that wrote it.
@@ -151,112 +140,36 @@ class Store:
         A request that was carried out but whose answer got lost is repeated, and then finds its own object: a caller
         that gets False must look whether what lies there is its own.
         """
-        from botocore.exceptions import ClientError
-
         bucket, key = split(uri)
-        with self._explained(uri, "write"):
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    self._client.put_object(
-                        Bucket=bucket, Key=key, Body=content, IfNoneMatch="*", ContentType="application/json"
-                    )
-                    return True
-                except ClientError as error:
-                    if _code(error) in _TAKEN:
-                        return False
-                    if _code(error) not in _CONTENDED or attempt == _ATTEMPTS:
-                        raise
-        raise AssertionError("unreachable")
+        written = {"Bucket": bucket, "Key": key, "Body": content, "ContentType": "application/json"}
+
+        def create(api: Any) -> bool:
+            return _unless(TAKEN, lambda: api.put_object(**written, IfNoneMatch="*")) is not None
+
+        return self._s3.call("write", uri, create)
 
     def remove_all(self, uris: list[str]) -> None:
         """Deletes objects."""
+        in_parallel(uris, self._remove, _WIDTH)
 
-        def remove(uri: str) -> None:
-            bucket, key = split(uri)
-            with self._explained(uri, "delete"):
-                self._client.delete_object(Bucket=bucket, Key=key)
-
-        _in_parallel(uris, remove)
-
-    @contextmanager
-    def _explained(self, uri: str, action: str) -> Iterator[None]:
-        """Turns botocore's errors into sentences."""
-        from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except ClientError as error:
-            raise _refusal(error, uri, action) from error
-        except Boto3Error as error:  # s3transfer's uploads wrap the cause
-            cause = error.__context__
-            if isinstance(cause, ClientError):
-                raise _refusal(cause, uri, action) from error
-            raise self._unavailable(error, uri, action) from error
-        except BotoCoreError as error:
-            if any(kind.__name__ in _NETWORK for kind in type(error).__mro__):
-                raise self._unavailable(error, uri, action) from error
-            raise TrainerError(
-                ExitCode.STORAGE_REFUSED,
-                f"Cannot {action} {uri}: {one_line(error)}. Check spec.storage and its credentials Secret.",
-            ) from error
-
-    def _unavailable(self, error: Exception, uri: str, action: str) -> TrainerError:
-        server = self._settings.endpoint_url or "AWS S3"
-        return TrainerError(
-            ExitCode.STORAGE_UNAVAILABLE,
-            f"Cannot {action} {uri}: {server} could not be reached or broke off ({one_line(error, 200)}). Check "
-            "spec.storage.endpointUrl and the network between the training pod and the server.",
-        )
+    def _remove(self, uri: str, group: Group) -> None:
+        bucket, key = split(uri)
+        self._s3.call("delete", uri, lambda api: api.delete_object(Bucket=bucket, Key=key), group)
 
 
-def _broke_off(error: TrainerError) -> bool:
-    """Whether a transfer ended in the middle, which botocore does not retry by itself."""
-    return type(error.__cause__).__name__ in ("ResponseStreamingError", "IncompleteReadError")
+def _unless(codes: set[str], request: Callable[[], T]) -> T | None:
+    """The answer to a request, or None where the server answers with one of the error ``codes``."""
+    from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-_MENDS = {
-    "NoSuchBucket": "The bucket does not exist: correct the URI or create the bucket.",
-    "AccessDenied": "Access is denied: the credentials of spec.storage.credentials, or the pod's identity, need "
-    "s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject on the prefix.",
-    "InvalidAccessKeyId": "The server does not know this access key: correct the Secret of spec.storage.credentials.",
-    "SignatureDoesNotMatch": "The secret key does not belong to the access key: correct the Secret of "
-    "spec.storage.credentials.",
-}
-_MENDS |= dict.fromkeys(_MISSING, "The object does not exist: correct the URI or upload the object.")
-_MENDS |= dict.fromkeys(("403", "Forbidden", "AllAccessDisabled"), _MENDS["AccessDenied"])
-_MENDS |= dict.fromkeys(
-    _NO_CONDITIONS,
-    "The server has no conditional writes (If-None-Match), without which a result cannot be published safely: upgrade "
-    "it or use another server.",
-)
-
-
-def _refusal(error: Any, uri: str, action: str) -> TrainerError:
-    """What a server's answer means: refused for good, or a trouble that may pass (5xx, throttling)."""
-    code, status = _code(error), int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code not in _MENDS and (status >= 500 or status == 429 or code in ("SlowDown", "Throttling", "RequestTimeout")):
-        return TrainerError(
-            ExitCode.STORAGE_UNAVAILABLE,
-            f"Cannot {action} {uri}: the server kept answering {status or ''} {code}. Look at the S3 server's health.",
-        )
-    mend = _MENDS.get(code, "Correct the URI or spec.storage.")
-    return TrainerError(ExitCode.STORAGE_REFUSED, f"Cannot {action} {uri} ({code}). {mend}")
+    try:
+        return request()
+    except ClientError as error:
+        if code_of(error) in codes:
+            return None
+        raise
 
 
 def split(uri: str) -> tuple[str, str]:
     """``s3://bucket/key`` → (bucket, key)."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
-
-
-def _in_parallel(names: list[str], work: Callable[[str], Any]) -> dict[str, Any]:
-    pool = ThreadPoolExecutor(_PARALLEL)
-    try:
-        return dict(zip(names, pool.map(work, names), strict=True))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # whoever is told to stop does not wait for transfers

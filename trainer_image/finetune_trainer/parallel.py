@@ -1,0 +1,77 @@
+"""Several pieces of work at a time that end together: all done, or the first error and nothing left running."""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_FAREWELL_SECONDS = 2.0
+"""What abandoned work gets to tidy up; whoever is told to stop waits no longer for it."""
+
+
+class Abandoned(Exception):
+    """The work is no longer wanted, because another piece of it failed or the process is to stop."""
+
+
+class Group:
+    """Pieces of work that share one fate. A group below another one shares that one's, too."""
+
+    def __init__(self, above: "Group | None" = None) -> None:
+        self._abandoned = threading.Event()
+        self._below: list[Group] = []
+        if above is not None:
+            above._below.append(self)
+            if above._abandoned.is_set():
+                self.abandon()
+
+    def abandon(self) -> None:
+        """Tells every piece to end: at its next block, and in the middle of a pause."""
+        self._abandoned.set()
+        for group in self._below:
+            group.abandon()
+
+    def require(self) -> None:
+        """Raises Abandoned where the work is no longer wanted."""
+        if self._abandoned.is_set():
+            raise Abandoned
+
+    def pause(self, seconds: float) -> None:
+        """Waits. Raises Abandoned, at once, where the work is no longer wanted."""
+        self._abandoned.wait(seconds)
+        self.require()
+
+
+def in_parallel(items: Iterable[T], work: Callable[[T, Group], R], width: int, above: Group | None = None) -> list[R]:
+    """``work`` on each of ``items``, up to ``width`` at a time; the results in the order of the items.
+
+    Items are taken from the iterable as there is room for them. The first error ends the rest and is raised.
+    """
+    group = Group(above)
+    futures: list[Future[R]] = []
+    running: set[Future[R]] = set()
+    pool = ThreadPoolExecutor(width)
+    try:
+        for item in items:
+            futures.append(pool.submit(work, item, group))
+            running.add(futures[-1])
+            if len(running) >= width:
+                running = _after(running, FIRST_COMPLETED)
+        _after(running, FIRST_EXCEPTION)
+        return [future.result() for future in futures]
+    except BaseException:
+        group.abandon()
+        wait(futures, _FAREWELL_SECONDS)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _after(futures: set[Future[R]], event: str) -> set[Future[R]]:
+    """Waits for the event; the futures that are not done yet. Raises the error of one that failed."""
+    done, running = wait(futures, return_when=event)
+    for future in done:
+        future.result()
+    return running
