@@ -23,5 +23,8 @@ that says what is missing. Whatever is measured in a process of its own goes thr
 :func:`benchmarks.trainer.process.measured`.
 """
 
-SECTIONS = {}
+SECTIONS = {
+    "cpu": "speed, memory and eval loss of the training loop on a CPU, beside TRL and transformers' Trainer",
+    "startup": "CPU-seconds from the start to the first optimizer step, beside TRL and the floor",
+}
 """Name on the command line → what it measures, in the order of the table. The module has the section's name."""

@@ -2,13 +2,14 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 THREADS = 2
 """For everyone alike: the figures are those of two cores, whatever machine they come from."""
+_ROOT = Path(__file__).parents[2]
 _MARK = "MEASURED "
 
 
@@ -22,7 +23,7 @@ def measured(*command: str, **env: str) -> dict[str, Any]:
     """
     fixed = {"OMP_NUM_THREADS": str(THREADS), "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "true"}
     done = subprocess.run(
-        [sys.executable, *command], env=os.environ | fixed | env, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=_ROOT, env=os.environ | fixed | env, capture_output=True, text=True, check=False
     )
     said = [line.removeprefix(_MARK) for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if not said:
@@ -36,8 +37,3 @@ def measured(*command: str, **env: str) -> dict[str, Any]:
 def tell(**figures: Any) -> None:
     """In the contender's process: says what was measured."""
     print(f"\n{_MARK}{json.dumps(figures)}", flush=True)
-
-
-def peak_mib() -> float:
-    """Highest resident memory of this process so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -64,7 +64,11 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"{'':{width}}  {'value':>10} {'unit':14} {'goal':>8}"]
     for row in rows:
         verdict = "" if row.goal is None else "holds" if row.holds else "MISSED"
-        line = f"{row.name:{width}}  {row.value:>10,.4g} {row.unit:14} {row.goal or '':>8}  {verdict}"
+        line = f"{row.name:{width}}  {_number(row.value):>10} {row.unit:14} {row.goal or ''!s:>8}  {verdict}"
         lines.append(line.rstrip())
         lines += [f"    {row.note}"] if row.note else []
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
