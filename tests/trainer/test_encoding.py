@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_api.run import ExitCode
-from finetune_trainer.encoding import Encoder
+from finetune_trainer.encoder import Encoder
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.records import Record
 from tests import tiny
@@ -64,7 +64,7 @@ def chat(*messages, learn_from: int = 0) -> Record:
     ],
 )
 def test_every_assistant_turn_is_learned_and_nothing_else(template, messages, learned):
-    (example,) = encoder(template).encode([chat(*messages)], "training").examples
+    (example,) = encoder(template).encode([chat(*messages)], "training")
     assert pieces(example, 1) == learned
     whole = tiny.tokenizer().decode(list(example.ids))
     assert len(pieces(example, 0)) + len(learned) == len(whole)
@@ -75,14 +75,14 @@ def test_every_assistant_turn_is_learned_and_nothing_else(template, messages, le
 @pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, MARKED])
 def test_of_a_conversational_prompt_and_completion_only_the_completion_is_learned(template):
     record = chat(USER, FIRST, AGAIN, SECOND, learn_from=3)
-    (example,) = encoder(template).encode([record], "training").examples
+    (example,) = encoder(template).encode([record], "training")
     assert pieces(example, 1).startswith(" two it is<|im_end|>")
     assert "one it is" in pieces(example, 0)
 
 
 def test_a_prompt_and_its_completion_are_joined_as_they_are():
     record = Record("line 1", prompt="say 1", completion=" one it is")
-    (example,) = encoder().encode([record], "training").examples
+    (example,) = encoder().encode([record], "training")
     assert tiny.tokenizer().decode(list(example.ids)) == "say 1 one it is<|im_end|>"
     assert (pieces(example, 0), pieces(example, 1)) == ("say 1", " one it is<|im_end|>")
 
@@ -92,13 +92,13 @@ def test_a_token_across_the_border_of_prompt_and_completion_is_learned():
     tokenizer = tiny.tokenizer(text=("hello world " * 50,))
     assert tokenizer.tokenize("hello world")[-1] == "Ġworld"
     record = Record("line 1", prompt="hello ", completion="world")
-    (example,) = Encoder(tokenizer, 32).encode([record], "training").examples
+    (example,) = Encoder(tokenizer, 32).encode([record], "training")
     learned = [token for token, mark in zip(example.ids, example.learned, strict=True) if mark]
     assert tokenizer.decode(learned) == " world<|im_end|>"
 
 
 def test_of_a_text_all_is_learned_but_the_first_token_which_nothing_predicts():
-    (example,) = encoder().encode([Record("line 1", text="hello world é 🦊")], "training").examples
+    (example,) = encoder().encode([Record("line 1", text="hello world é 🦊")], "training")
     assert tiny.tokenizer().decode(list(example.ids)) == "hello world é 🦊<|im_end|>"
     assert list(example.learned) == [0] + [1] * (len(example.ids) - 1)
 
@@ -106,14 +106,14 @@ def test_of_a_text_all_is_learned_but_the_first_token_which_nothing_predicts():
 def test_a_long_text_is_cut_into_blocks_and_loses_nothing():
     text = "the quick brown fox " * 40
     encoded = encoder(max_length=32).encode([Record("line 1", text=text)], "training")
-    assert len(encoded.examples) > 3
-    assert all(len(example.ids) <= 32 for example in encoded.examples)
-    assert "".join(tiny.tokenizer().decode(list(e.ids)) for e in encoded.examples) == f"{text}<|im_end|>"
+    assert len(encoded) > 3
+    assert all(len(example.ids) <= 32 for example in encoded)
+    assert "".join(tiny.tokenizer().decode(list(e.ids)) for e in encoded) == f"{text}<|im_end|>"
 
 
 def test_a_long_conversation_is_cut_at_its_end():
-    whole = encoder().encode([chat(USER, FIRST, AGAIN, SECOND)], "training").examples[0]
-    cut = encoder(max_length=30).encode([chat(USER, FIRST, AGAIN, SECOND)], "training").examples[0]
+    whole = encoder().encode([chat(USER, FIRST, AGAIN, SECOND)], "training")[0]
+    cut = encoder(max_length=30).encode([chat(USER, FIRST, AGAIN, SECOND)], "training")[0]
     assert list(cut.ids) == list(whole.ids)[:30]
     assert cut.learned == whole.learned[:30]
 
@@ -121,7 +121,7 @@ def test_a_long_conversation_is_cut_at_its_end():
 def test_records_with_nothing_left_to_learn_are_counted_and_left_out():
     long = Record("line 2", prompt="say " * 50, completion="1")
     encoded = encoder(max_length=16).encode([Record("line 1", prompt="1", completion="2"), long], "training")
-    assert (len(encoded.examples), encoded.dropped) == (1, 1)
+    assert (len(encoded), encoded.dropped) == (1, 1)
 
 
 def test_a_set_with_nothing_left_to_learn_is_refused():
@@ -146,7 +146,7 @@ def test_a_broken_template_is_the_models_fault_and_not_that_of_the_data():
 
 def test_prompts_with_completions_need_none():
     record = Record("line 1", prompt="a", completion="b")
-    assert encoder(template=None).encode([record], "training").examples
+    assert encoder(template=None).encode([record], "training")
 
 
 def test_a_template_under_which_turns_cannot_be_found_is_refused_not_guessed():

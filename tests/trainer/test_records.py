@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.records import LINE_LIMIT, read_records
+from finetune_trainer.lines import LINE_LIMIT
+from finetune_trainer.records import find_format, read_records
 from tests import tiny
 
 URI = "s3://team-a/train.jsonl"
@@ -21,7 +22,7 @@ PAIR = {"prompt": "a", "completion": "b"}
 def read(tmp_path: Path, content: bytes, uri: str = URI, declared=None):
     path = tmp_path / "file"
     path.write_bytes(content)
-    return read_records(path, uri, declared)
+    return list(read_records(path, uri, find_format(path, uri, declared)))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, content):
     for uri in (URI, "s3://team-a/book.txt"):
         records = []
         with contextlib.suppress(TrainerError):
-            records = read_records(path, uri, None)
+            records = list(read_records(path, uri, find_format(path, uri, None)))
         for record in records:
             tiny.tokenizer()(record.text or record.prompt + record.completion)
 

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 from finetune_api.run import ExitCode
 from finetune_api.spec import Method, Training
 from finetune_trainer.batches import plan_batches
-from finetune_trainer.encoding import Encoder
+from finetune_trainer.encoder import Encoder
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.losses import collate, token_loss
 from finetune_trainer.model import load_model

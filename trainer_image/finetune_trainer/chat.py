@@ -8,6 +8,10 @@ those marks count. Most do not, and then each turn is found by rendering the con
 
 A template may write a turn differently once others follow (Qwen3 drops earlier reasoning), so both ends are taken from
 the whole conversation, and a template under which they cannot be found is refused rather than learned wrongly.
+
+That takes three renderings a turn. What they tell holds for every conversation of the same roles as long as the
+template only puts the contents between its own words: :mod:`finetune_trainer.wording`. Each conversation is rendered
+once to see that it does, and goes the long way where it does not.
 """
 
 import functools
@@ -23,13 +27,16 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.records import Record
+from finetune_trainer.wording import Shape, Span, Wording, assistant_turns, find_wording, shape_of, with_stand_ins
 
 Messages = Sequence[dict[str, Any]]
-Span = tuple[int, int]
-"""Characters: from, to (exclusive)."""
 
 _STAND_IN = "answer-7f3a9c51e2"
 """Put in place of a turn's content to see where the template puts it."""
+_PATIENCE = 250_000
+"""Messages rendered to find the turns of one conversation, one rendering after another: some seconds' work."""
+_WORDINGS = 1000
+"""Wordings kept."""
 
 
 class ChatTemplate:
@@ -48,6 +55,7 @@ class ChatTemplate:
                 "prompt and completion.",
             )
         self._tokenizer = tokenizer
+        self._wordings: dict[Shape, Wording | None] = {}
 
     @functools.cached_property
     def _marked(self) -> bool:
@@ -85,11 +93,7 @@ class ChatTemplate:
             if self._marked:
                 given = len(self.prompt(record.messages[: record.learn_from], record.tools))
                 return text, [(start, end) for start, end in marks if start >= given]
-            return text, [
-                self._turn(record, index, text)
-                for index, message in enumerate(record.messages)
-                if message["role"] == "assistant" and index >= record.learn_from
-            ]
+            return text, self._spans(record, text)
         except TemplateSyntaxError as error:
             raise TrainerError(
                 ExitCode.MODEL_INVALID,
@@ -103,23 +107,68 @@ class ChatTemplate:
                 "order and the roles of its messages.",
             ) from error
 
-    def _turn(self, record: Record, index: int, text: str) -> Span:
-        """The assistant's turn ``index`` within ``text``, the whole conversation."""
-        messages = record.messages
-        stand_in = {**messages[index], "content": _STAND_IN}
-        in_place = self._render((*messages[:index], stand_in, *messages[index + 1 :]), record.tools)[0]
-        as_last = self._render((*messages[:index], stand_in), record.tools)[0]
-        before, found, rest = in_place.rpartition(_STAND_IN)
-        _, found_last, closing = as_last.rpartition(_STAND_IN)
-        start = self.prompt(messages[:index], record.tools) if index else before
-        if not (found and found_last and text.endswith(rest) and text.startswith(start)):
+    def _spans(self, record: Record, text: str) -> list[Span]:
+        """The assistant's turns within ``text``, the whole conversation."""
+        wording = self._wording(record)
+        found = wording.spans(record.messages, text) if wording else None
+        return self._turns(record, text) if found is None else found
+
+    def _wording(self, record: Record) -> Wording | None:
+        """How the template writes conversations like this one, if it writes them all alike."""
+        shape = shape_of(record)
+        if shape is None:  # one of a kind
+            return self._find_wording(record)
+        if shape not in self._wordings:
+            if len(self._wordings) == _WORDINGS:
+                self._wordings.clear()
+            self._wordings[shape] = self._find_wording(record)
+        return self._wordings[shape]
+
+    def _find_wording(self, record: Record) -> Wording | None:
+        shown = with_stand_ins(record)
+        try:
+            return find_wording(shown, self._render(shown.messages, shown.tools)[0], self._turn)
+        except (TemplateError, TypeError, KeyError, TrainerError):  # it looks into what is said
+            return None
+
+    def _turns(self, record: Record, text: str) -> list[Span]:
+        """The assistant's turns, each found by rendering."""
+        turns = assistant_turns(record)
+        if len(turns) * len(record.messages) > _PATIENCE:
             raise TrainerError(
-                ExitCode.CONFIGURATION_INVALID,
-                f"{record.source}: the model's chat template writes message {index} so that it cannot be told where "
-                "the assistant's words begin and end. Mark them in the template with {% generation %} and "
-                "{% endgeneration %}, or give the data as prompt and completion.",
+                ExitCode.DATA_INVALID,
+                f"{record.source}: the model's chat template changes what is said here, so that each of the "
+                f"{len(turns)} assistant turns has to be looked for, which takes too long among "
+                f"{len(record.messages)} messages. Split the conversation.",
             )
-        return len(start), len(text) - len(rest) + _common(rest, closing)
+        return [self._turn(record, index, text) for index in turns]
+
+    def _turn(self, record: Record, index: int, text: str, around: tuple[str, str] | None = None) -> Span:
+        """The assistant's turn ``index`` within ``text``, the whole conversation.
+
+        Args:
+            around: what stands before and behind its content, where that is known.
+        """
+        messages, tools = record.messages, record.tools
+        shown = {**messages[index], "content": _STAND_IN}
+        in_place = around or self._around((*messages[:index], shown, *messages[index + 1 :]), tools)
+        as_last = self._around((*messages[:index], shown), tools)
+        if in_place and as_last:
+            before, behind = in_place
+            start = self.prompt(messages[:index], tools) if index else before
+            if text.startswith(start) and text.endswith(behind):
+                return len(start), len(text) - len(behind) + _common(behind, as_last[1])
+        raise TrainerError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"{record.source}: the model's chat template writes message {index} so that it cannot be told where "
+            "the assistant's words begin and end. Mark them in the template with {% generation %} and "
+            "{% endgeneration %}, or give the data as prompt and completion.",
+        )
+
+    def _around(self, messages: Messages, tools: Messages) -> tuple[str, str] | None:
+        """What the template writes before and behind the stand-in; None where it does not write it."""
+        before, found, behind = self._render(messages, tools)[0].rpartition(_STAND_IN)
+        return (before, behind) if found else None
 
 
 def _common(one: str, other: str) -> int:

@@ -7,18 +7,19 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import StringIO
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune_api.run import ExitCode
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.lines import LINE_LIMIT, decode, invalid, read_lines
 
 Format = Literal["messages", "prompt-completion", "text"]
 
-LINE_LIMIT = 16 << 20
-"""Bytes. A longer line is a broken file, and would have to be held in memory whole."""
+MESSAGE_LIMIT = 10_000
+"""Messages of one conversation. The tokens of more would fill any model's context with their roles alone."""
 
 _FIELDS: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -47,70 +48,80 @@ class Fault(Exception):
     """What is wrong with one record; the reader adds where it is."""
 
 
-def read_records(path: Path, uri: str, declared: Format | None) -> list[Record]:
-    """All records of one file.
+def find_format(path: Path, uri: str, declared: Format | None) -> Format:
+    """The format of a file: the one that the user gave, or that of the first record.
 
     Args:
         path: the file, as downloaded.
         uri: where it came from; its ending tells plain text (``.txt``) from JSON Lines.
-        declared: the format that the user gave; None: the format of the first record.
+
+    Raises:
+        TrainerError: DATA_INVALID, naming the URI and the line; also where there is no record at all.
+    """
+    if uri.endswith(".txt") and declared not in (None, "text"):
+        raise invalid(f"{uri} is plain text (.txt), but its format is given as {declared}; give text, or a JSONL file")
+    first = next(_raw_records(path, uri), None)
+    if first is None:
+        raise invalid(f"{uri} holds no record: it is empty. Upload a file with at least one record")
+    if declared or uri.endswith(".txt"):
+        return declared or "text"
+    number, line = first
+    try:
+        return _recognise(_object(line))
+    except Fault as fault:
+        raise invalid(f"{uri} line {number}: {fault}") from fault
+
+
+def read_records(path: Path, uri: str, format_: Format, wanted: Iterable[int] = repeat(1)) -> Iterator[Record]:
+    """The records of one file, one after another; nothing is kept.
+
+    Args:
+        wanted: for each record of the file whether it is wanted (not 0); the others are passed over unread.
 
     Raises:
         TrainerError: DATA_INVALID, naming the URI and the line.
     """
-    read = _documents if uri.endswith(".txt") else _json_lines
-    records = list(read(path, uri, declared))
-    if not records:
-        raise _invalid(f"{uri} holds no record: it is empty. Upload a file with at least one record")
-    return records
-
-
-def _documents(path: Path, uri: str, declared: Format | None) -> Iterator[Record]:
-    if declared not in (None, "text"):
-        raise _invalid(f"{uri} is plain text (.txt), but its format is given as {declared}; give text, or a JSONL file")
-    lines: list[str] = []
-    start = 1
-    for number, line in _lines(path, uri):
-        if line.strip():
-            start = start if lines else number
-            lines.append(line)
-        elif lines:
-            yield Record(f"{uri} line {start}", text="\n".join(lines))
-            lines = []
-    if lines:
-        yield Record(f"{uri} line {start}", text="\n".join(lines))
-
-
-def _json_lines(path: Path, uri: str, declared: Format | None) -> Iterator[Record]:
-    expected = declared
-    for number, line in _lines(path, uri):
-        if not line.strip():
+    for (number, content), take in zip(_raw_records(path, uri), wanted, strict=False):
+        if not take:
             continue
         source = f"{uri} line {number}"
+        if uri.endswith(".txt"):
+            yield Record(source, text=content)
+            continue
         try:
-            content = _object(line)
-            expected = expected or _recognise(content)
-            _require_format(content, expected)
-            yield _READERS[expected](content, source)
+            fields = _object(content)
+            _require_format(fields, format_)
+            yield _READERS[format_](fields, source)
         except Fault as fault:
-            raise _invalid(f"{source}: {fault}") from fault
+            raise invalid(f"{source}: {fault}") from fault
 
 
-def _lines(path: Path, uri: str) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end), decoded strictly."""
-    with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(LINE_LIMIT + 1):
-            number += 1
-            if len(raw) > LINE_LIMIT:
-                raise _invalid(f"{uri} line {number} is longer than {LINE_LIMIT >> 20} MiB. Split the record")
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _invalid(
-                    f"{uri} line {number} is not UTF-8 (byte {error.start + 1} of the line). Save the file as UTF-8"
-                ) from error
-            yield number, text.rstrip("\r\n")
+def _raw_records(path: Path, uri: str) -> Iterator[tuple[int, str]]:
+    """(number of its first line, text) of each record, not parsed."""
+    lines = ((number, decode(line, number, uri)) for number, line in read_lines(path, uri))
+    return _documents(lines, uri) if uri.endswith(".txt") else (line for line in lines if line[1].strip())
+
+
+def _documents(lines: Iterable[tuple[int, str]], uri: str) -> Iterator[tuple[int, str]]:
+    document = StringIO()
+    start = 1
+    for number, line in lines:
+        if "\0" in line:
+            raise invalid(f"{uri} line {number} holds a NUL byte, so the file is no text. Save it as UTF-8")
+        if not line.strip():
+            if document.tell():
+                yield start, document.getvalue()
+                document = StringIO()
+            continue
+        start = start if document.tell() else number
+        document.write(f"\n{line}" if document.tell() else line)
+        if document.tell() > LINE_LIMIT:
+            raise invalid(
+                f"{uri} line {start} begins a document of more than {LINE_LIMIT >> 20} MiB. Put a blank line between "
+                "documents, or cut it"
+            )
+    if document.tell():
+        yield start, document.getvalue()
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def _object(line: str) -> dict[str, Any]:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise Fault(f"broken JSON: {error}. Every line must be one whole JSON object") from error
-    if "\\ud" in line.lower():
+    if "\\ud" in line or "\\uD" in line:
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -195,6 +206,10 @@ _READERS = {"messages": _messages_record, "prompt-completion": _completion_recor
 def _conversation(value: object, field: str) -> tuple[dict[str, Any], ...]:
     if not isinstance(value, list) or not value:
         raise Fault(f"{field} is {_article(value)}, where a non-empty list of messages is expected")
+    if len(value) > MESSAGE_LIMIT:
+        raise Fault(
+            f"{field} has {len(value)} messages, more than the {MESSAGE_LIMIT} a conversation may have. Split it"
+        )
     return tuple(_message(message, f"{field}[{index}]") for index, message in enumerate(value))
 
 
@@ -242,7 +257,3 @@ def _article(value: object) -> str:
 def _names(content: dict[str, Any]) -> str:
     shown = [json.dumps(name[:40]) for name in list(content)[:8]]
     return ", ".join(shown) + (", …" if len(content) > 8 else "") if shown else "(none)"
-
-
-def _invalid(message: str) -> TrainerError:
-    return TrainerError(ExitCode.DATA_INVALID, f"{message[:1500]}.")

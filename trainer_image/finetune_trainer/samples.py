@@ -1,13 +1,14 @@
 """Answers of a model to a few held-out prompts, for people to read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from finetune_trainer.encoding import Encoder
+from finetune_trainer.encoder import Encoder
 from finetune_trainer.records import Record
 
 
@@ -22,11 +23,11 @@ class Prompt:
 
 
 def prompts(
-    records: Sequence[Record], count: int, encoder: Encoder, tokenizer: PreTrainedTokenizerBase
+    records: Iterable[Record], count: int, encoder: Encoder, tokenizer: PreTrainedTokenizerBase
 ) -> list[Prompt]:
     """The prompts of the first ``count`` records."""
     made = []
-    for record in records[:count]:
+    for record in islice(records, count):
         ids, reference = encoder.prompt(record)
         made.append(Prompt(ids, str(tokenizer.decode(ids)), reference))
     return made

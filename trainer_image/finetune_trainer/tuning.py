@@ -17,7 +17,8 @@ from finetune_trainer import samples
 from finetune_trainer.attention import one_by_one
 from finetune_trainer.batches import Cut, plan_batches
 from finetune_trainer.data import Dataset
-from finetune_trainer.encoding import Encoder, Example
+from finetune_trainer.encoder import Encoder
+from finetune_trainer.encoding import Example
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate import Measured, evaluate
 from finetune_trainer.history import History
