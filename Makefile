@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv/.peers
 
-.PHONY: help quickstart test test-long check generate bench clean
+.PHONY: help quickstart test test-long check generate bench bench-trainer clean
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(READY)  ## Fine-tune a small model on this machine: operator, trainer and S3, no cluster needed
 	$(BIN)/python -m examples.quickstart
@@ -27,9 +28,11 @@ check: $(READY)  ## Static checks: style, types, who imports whom, generated fil
 generate: $(READY)  ## Write every generated file anew
 	$(BIN)/python -m finetune_operator.generate
 
-bench: $(READY)  ## Measure the start of the trainer and of local mode
-	$(BIN)/python benchmarks/trainer_startup.py
+bench: $(READY)  ## Measure the start of local mode and the operator's memory
 	$(BIN)/python benchmarks/local_start.py
+
+bench-trainer: $(PEERS)  ## Measure the trainer beside TRL and transformers' Trainer
+	$(BIN)/python -m benchmarks.trainer
 
 clean:  ## Remove what the other commands made
 	rm -rf .venv build dist
@@ -40,4 +43,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(PEERS): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	@touch $@
