@@ -1,12 +1,13 @@
 """Batch plans: what every plan must hold, whatever the lengths and the settings."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_trainer.batches import micro_batches, plan_batches, token_budget
+from finetune_trainer.batches import Cut, plan_batches
 
 lengths = st.lists(st.integers(2, 64), min_size=1, max_size=200)
 
@@ -55,23 +56,46 @@ def test_the_number_of_steps_is_known_beforehand(examples, batch_size, epochs, m
     assert plan_batches([3] * examples, batch_size, epochs, max_steps, 0).total_steps == steps
 
 
-def test_records_of_about_one_length_are_batched_together():
+def test_records_that_are_padded_are_batched_with_others_of_about_their_length():
     mixed = [5, 60] * 100
-    plan = plan_batches(mixed, 10, 1, None, 3)
-    assert all(len({mixed[index] for index in step}) == 1 for step in plan)
+    assert all(len({mixed[i] for i in step}) == 1 for step in plan_batches(mixed, 10, 1, None, 3, bucketed=True))
+    assert not all(len({mixed[i] for i in step}) == 1 for step in plan_batches(mixed, 10, 1, None, 3))
 
 
 @settings(deadline=None)
-@given(lengths, st.one_of(st.none(), st.integers(1, 8)), st.integers(8, 200))
-def test_forward_passes_hold_all_of_a_step_within_their_bounds(lengths, size, budget):
-    step = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    parts = micro_batches(step, lengths, size, budget)
-    assert [index for part in parts for index in part] == step
+@given(lengths, st.integers(1, 20), st.integers(1, 40), st.booleans())
+def test_any_step_can_be_found_by_its_number(lengths, batch_size, steps, bucketed):
+    plan = plan_batches(lengths, batch_size, None, steps, 1, bucketed)
+    assert [plan.step(number) for number in reversed(range(steps))] == list(plan)[::-1]
+
+
+def longest_first(lengths):
+    return sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+
+@settings(deadline=None)
+@given(lengths, st.booleans(), st.one_of(st.none(), st.integers(1, 8)), st.integers(8, 200))
+def test_forward_passes_hold_all_of_a_step_within_their_bounds(lengths, packed, records, tokens):
+    parts = Cut(packed, tokens, records).micro_batches(longest_first(lengths), lengths)
+    assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
     for part in parts:
-        padded = len(part) * max(lengths[index] for index in part)
-        assert len(part) <= size if size else padded <= budget or len(part) == 1
+        taken = sum(lengths[i] for i in part) if packed else len(part) * max(lengths[i] for i in part)
+        assert len(part) <= records if records else taken <= tokens or len(part) == 1
 
 
-@pytest.mark.parametrize(("vocabulary", "tokens"), [(1000, 16_384), (151_936, 3_533), (10**6, 1_024)])
-def test_a_large_vocabulary_makes_small_forward_passes(vocabulary, tokens):
-    assert token_budget(vocabulary) == tokens
+@settings(deadline=None)
+@given(lengths, st.integers(64, 300))
+def test_packing_needs_hardly_more_passes_than_there_must_be(lengths, tokens):
+    """First-fit decreasing: at most 11/9 of the optimum and 6/9 (Dósa 2007), which is at least the sum over the room."""
+    parts = Cut(True, tokens).micro_batches(longest_first(lengths), lengths)
+    halves = sum(length > tokens / 2 for length in lengths)
+    least = max(-(-sum(lengths) // tokens), halves)
+    assert len(parts) <= 11 / 9 * least * 1.5 + 1
+    assert all(sum(lengths[i] for i in one + other) > tokens for one, other in pairwise(parts))
+
+
+def test_packing_leaves_no_padding_and_fewer_passes_than_padding_does():
+    lengths = [60, 55, 40, 30, 20, 10, 5, 5, 4, 3] * 4
+    step = longest_first(lengths)
+    packed, padded = (Cut(p, 128).micro_batches(step, lengths) for p in (True, False))
+    assert len(packed) == -(-sum(lengths) // 128) < len(padded)

@@ -48,7 +48,7 @@ def choose_layout(model: Any) -> Layout:
     except Exception as error:  # whatever an architecture makes of arguments that it was not written for
         reason = f"{type(error).__name__}: {error}"
     else:
-        if _close(together, expected) and torch.equal(together[len(first) :], apart[len(other) :]):
+        if _close(together, expected, model) and torch.equal(together[len(first) :], apart[len(other) :]):
             return Layout(packed=True, headless=headless)
         reason = "its records would see one another"
     model.set_attn_implementation(usual)
@@ -83,9 +83,9 @@ def _headless(model: Any, ids: Tensor, expected: Tensor) -> bool:
         logits = head(body(input_ids=ids[None], use_cache=False).last_hidden_state)[0]
     except Exception:
         return False
-    return logits.shape == expected.shape and _close(logits, expected)
+    return logits.shape == expected.shape and _close(logits, expected, model)
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor, model: Any) -> bool:
     scale = other.abs().max()
-    return bool((one - other).abs().max() <= _CLOSE.get(other.dtype, 1e-3) * scale)
+    return bool((one - other).abs().max() <= _CLOSE.get(model.dtype, 1e-3) * scale)
