@@ -176,7 +176,7 @@ def test_a_bucket_that_is_removed_during_the_run_is_named(s3, tmp_path):
         lambda: store.upload_all(tmp_path, ["file"], "s3://short-lived/"),
         lambda: store.read_if_there("s3://short-lived/first"),
     ):
-        with pytest.raises(TrainerError, match="s3://short-lived/.*NoSuchBucket.*create the bucket") as caught:
+        with pytest.raises(TrainerError, match=r"s3://short-lived/.*NoSuchBucket.*create the bucket") as caught:
             work()
         assert caught.value.code is ExitCode.STORAGE_REFUSED
 
@@ -203,7 +203,7 @@ def test_a_listing_that_breaks_off_is_made_again(s3, faulty, shaky):
 
 def test_a_trouble_that_does_not_pass_ends_after_the_tries_that_patience_names(faulty, shaky):
     faulty.spoil(error(503, "SlowDown"), times=math.inf)
-    with pytest.raises(TrainerError, match="kept answering 503 SlowDown. Look at the S3 server's health") as caught:
+    with pytest.raises(TrainerError, match=r"kept answering 503 SlowDown\. Look at the S3 server's health") as caught:
         shaky.read(f"s3://{BUCKET}/key")
     assert caught.value.code is ExitCode.STORAGE_UNAVAILABLE
     assert len(faulty.served) == QUICK.tries

@@ -52,7 +52,8 @@ class PartFile:
     def forget(self) -> None:
         """What is there is of no use."""
         with self._lock:
-            os.ftruncate(self._file, 0)
+            if self._length():
+                os.ftruncate(self._file, 0)
             self._journal.unlink(missing_ok=True)
             self.etag, self.size, self._filled = None, None, []
 

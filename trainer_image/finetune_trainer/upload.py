@@ -107,8 +107,6 @@ class Upload:
         try:
             parts = in_parallel(pieces, partial(self._part, target), self.width, group)
             return str(self._call(lambda api: self._complete(api, target, parts, pieces.size), group))
-        except _Lost:
-            raise
         except BaseException:
             with suppress(TrainerError):
                 self._call(lambda api: api.abort_multipart_upload(**target), Group())

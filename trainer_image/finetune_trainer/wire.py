@@ -69,9 +69,13 @@ class Wire:
         return count
 
     def _buffered(self, view: memoryview) -> int:
-        """What http.client read ahead; it reads no further, for there is no block that small."""
-        ahead, self._ahead = self._ahead, None
-        return ahead.readinto1(view) if ahead is not None else 0
+        """What http.client read ahead. Nothing is asked of it afterwards, so it reads no further."""
+        if (ahead := self._ahead) is None:
+            return 0
+        self._ahead = None
+        content = ahead.peek()[: len(view)]
+        view[: len(content)] = content
+        return len(content)
 
     def _receiver(self) -> Any:
         if type(self._socket) is not socket.socket:
