@@ -86,7 +86,7 @@ def test_forward_passes_hold_all_of_a_step_within_their_bounds(lengths, packed, 
 @settings(deadline=None)
 @given(lengths, st.integers(64, 300))
 def test_packing_needs_hardly_more_passes_than_there_must_be(lengths, tokens):
-    """First-fit decreasing: at most 11/9 of the optimum and 6/9 (Dósa 2007), which is at least the sum over the room."""
+    """First-fit decreasing: at most 11/9 of the optimum and 6/9 (Dósa 2007); the sum over the room is no more."""
     parts = Cut(True, tokens).micro_batches(longest_first(lengths), lengths)
     halves = sum(length > tokens / 2 for length in lengths)
     least = max(-(-sum(lengths) // tokens), halves)
