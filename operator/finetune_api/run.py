@@ -27,6 +27,9 @@ SCRATCH_PATH = "/scratch"
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_LIMIT = 4096
 """Bytes of a termination message that Kubernetes keeps."""
+GRACE_SECONDS = 120
+"""A pod's terminationGracePeriodSeconds: what a trainer gets between SIGTERM and SIGKILL to save its state. It is the
+notice that AWS gives for a spot instance, the longest of the large clouds; more would not be had there."""
 
 ENV_SCRATCH = "FINETUNE_SCRATCH"
 ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"

@@ -92,6 +92,7 @@ def _failure_rules() -> list[dict[str, Any]]:
 def _pod(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": run.GRACE_SECONDS,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {

@@ -96,6 +96,10 @@ def test_the_run_file_and_the_authority_come_from_the_pods_own_annotations():
     assert annotations[names.ANNOTATION_REPORTS_CA] == REPORTING.ca
 
 
+def test_a_pod_gets_the_time_that_its_trainer_counts_on_to_save_its_state():
+    assert template(rendered())["spec"]["terminationGracePeriodSeconds"] == run.GRACE_SECONDS
+
+
 def test_without_a_reports_endpoint_the_pod_is_told_of_none():
     manifest = rendered(reporting=None)
     assert not [name for name in environment(manifest) if name.startswith("KUBEFLOW")]

@@ -2,9 +2,6 @@
 
 import errno
 import logging
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -89,26 +86,3 @@ def test_a_termination_message_that_cannot_be_written_leaves_the_exit_code(tmp_p
     with caplog.at_level(logging.WARNING):
         assert run_to_end(lambda: RunResult(outcome="Succeeded"), tmp_path / "none" / "log") == 0
     assert "cannot be written" in caplog.text
-
-
-def test_a_sigterm_after_the_end_changes_nothing():
-    program = (
-        "import os, signal; from finetune_trainer import ending\n"
-        "ending.stop_on_sigterm(); ending.ignore_sigterm(); os.kill(os.getpid(), signal.SIGTERM); print('told')\n"
-    )
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert process.stdout == "told\n"
-
-
-def test_a_second_sigterm_ends_the_process_at_once():
-    program = (
-        "import signal; from finetune_trainer import ending, errors\n"
-        "ending.stop_on_sigterm(); print('ready', flush=True)\n"
-        "try: signal.pause()\n"
-        "except errors.Stopped: print('stopping', flush=True); signal.pause()\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    for expected in ("ready", "stopping"):
-        assert process.stdout.readline().strip() == expected
-        process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == ExitCode.PREEMPTED

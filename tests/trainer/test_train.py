@@ -49,6 +49,9 @@ class Memory:
     every: int | None = None
     kept: list[Snapshot] = field(default_factory=list)
 
+    def before_training(self, training: Loop) -> None:
+        """Nothing."""
+
     def after_step(self, training: Loop) -> None:
         if self.every and training.state.step % self.every == 0:
             self.kept.append(training.snapshot())
@@ -215,4 +218,4 @@ def test_a_training_that_goes_on_from_a_snapshot_ends_in_the_same_bits(
     assert resumed.state.history == whole.state.history
     for name, parameter in whole.trained.items():
         assert torch.equal(parameter, resumed.trained[name]), name
-    assert torch.equal(torch.get_rng_state(), resumed.snapshot().random["cpu"])
+    assert torch.equal(torch.get_rng_state(), resumed.snapshot().random[0]["cpu"])

@@ -14,11 +14,12 @@ from finetune_api.run import RUN_FILE, RunConfig, RunResult
 from finetune_trainer import data, fetch
 from finetune_trainer.background import start
 from finetune_trainer.config import Surroundings, prepare_libraries, read_run
-from finetune_trainer.ending import ignore_sigterm, run_to_end, stop_on_sigterm
+from finetune_trainer.ending import run_to_end
 from finetune_trainer.errors import writing
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Publication, find_published
 from finetune_trainer.report import Endpoint, Reporter
+from finetune_trainer.stopping import StopRequest
 from finetune_trainer.storage import Store
 
 
@@ -64,7 +65,8 @@ def main() -> int:
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("finetune_trainer").setLevel(logging.INFO)
     surroundings = Surroundings.of_environment()
-    stop_on_sigterm()
+    stop = StopRequest()
+    stop.listen()
     endpoint = None
     if surroundings.reports_url:
         endpoint = Endpoint(surroundings.reports_url, surroundings.reports_token, surroundings.reports_ca)
@@ -79,7 +81,7 @@ def main() -> int:
             ):
                 return tune(config, Path(scratch), Progress(reporter))
         finally:
-            ignore_sigterm()
+            stop.ignore()
 
     code = run_to_end(story, surroundings.termination_log)
     reporter.close()

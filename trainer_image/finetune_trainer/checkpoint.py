@@ -7,6 +7,9 @@ from finetune_trainer.train import Loop
 class Nowhere:
     """Keeps no checkpoints."""
 
+    def before_training(self, training: Loop) -> None:
+        """Nothing."""
+
     def after_step(self, training: Loop) -> None:
         """Nothing."""
 

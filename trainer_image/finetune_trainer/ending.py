@@ -1,12 +1,9 @@
 """The one place where an end is turned into exit code, termination message and a line on standard error."""
 
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from finetune_api.conditions import Reason
 from finetune_api.run import TERMINATION_LOG_LIMIT, ExitCode, RunError, RunResult
@@ -47,8 +44,8 @@ def _classify(error: BaseException) -> tuple[int, RunError]:
     if isinstance(error, TrainerError):
         return _of(error.code, one_line(error.message, TERMINATION_LOG_LIMIT))
     if isinstance(error, Stopped | KeyboardInterrupt):
-        message = "The training pod was asked to stop before it had finished; nothing was published."
-        return _of(ExitCode.PREEMPTED, message)
+        message = f"The training pod was asked to stop before it had finished; nothing was published. {error}"
+        return _of(ExitCode.PREEMPTED, one_line(message, TERMINATION_LOG_LIMIT))
     if is_disk_full(error):
         return _of(ExitCode.DISK_FULL, f"The disk is full: {one_line(error, 300)}. {MAKE_ROOM}")
     if is_out_of_memory(error):
@@ -70,22 +67,3 @@ def _less_memory(error: BaseException) -> str:
 
 def _of(code: ExitCode, message: str) -> tuple[int, RunError]:
     return int(code), RunError(reason=code.reason, message=message)
-
-
-def stop_on_sigterm() -> None:
-    """Makes SIGTERM raise Stopped in the main thread; a second one ends the process at once."""
-    asked = False
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            os._exit(ExitCode.PREEMPTED)
-        asked = True
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, stop)
-
-
-def ignore_sigterm() -> None:
-    """From here on the end is known, and what is left to do takes no longer than a pod's grace."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -35,7 +35,13 @@ class TrainerError(Exception):
 
 
 class Stopped(BaseException):
-    """SIGTERM arrived. Not an ``Exception``, so that no library's ``except Exception`` can swallow it."""
+    """SIGTERM arrived. Not an ``Exception``, so that no library's ``except Exception`` can swallow it.
+
+    ``str()`` says what the next pod begins with.
+    """
+
+    def __init__(self, outlook: str = "The next pod goes on from the newest checkpoint, if there is one.") -> None:
+        super().__init__(outlook)
 
 
 def one_line(error: object, limit: int = 600) -> str:

@@ -24,6 +24,8 @@ class TrainingState:
     rate_factor: float = 1.0
     """Of the learning rate; halved whenever a training that diverged goes back."""
     rewinds: int = 0
+    resumed_at: list[int] = field(default_factory=list)
+    """The step that each further process went on from."""
     watch: LossWatch = field(default_factory=LossWatch)
     history: History = field(default_factory=History)
 
@@ -39,6 +41,7 @@ class TrainingState:
             "step": self.step,
             "rateFactor": self.rate_factor,
             "rewinds": self.rewinds,
+            "resumedAt": self.resumed_at,
             "losses": self.watch.losses,
             "history": self.history.to_dict(),
         }
@@ -51,6 +54,7 @@ class TrainingState:
             step=content["step"],
             rate_factor=content["rateFactor"],
             rewinds=content["rewinds"],
+            resumed_at=list(content["resumedAt"]),
             watch=LossWatch(content["losses"]),
             history=History.of_dict(content["history"]),
         )
@@ -58,7 +62,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Copies, which later steps do not change."""
+    """Everything that the steps to come depend on."""
 
     state: dict[str, Any]
     """TrainingState as JSON."""
@@ -66,8 +70,8 @@ class Snapshot:
     """The trained parameters by name."""
     optimizer: dict[str, Tensor]
     """``<parameter>/<exp_avg, exp_avg_sq, step>``."""
-    random: dict[str, Tensor]
-    """State of the random generators of this rank: ``cpu`` and, on a GPU, ``cuda``; uint8."""
+    random: tuple[dict[str, Tensor], ...]
+    """State of the random generators of each rank: ``cpu`` and, on a GPU, ``cuda``; uint8."""
 
     @property
     def step(self) -> int:
@@ -75,15 +79,26 @@ class Snapshot:
         return int(self.state["step"])
 
 
-def take(trained: Mapping[str, nn.Parameter], optimizer: Any, state: TrainingState, device: torch.device) -> Snapshot:
-    """Copies onto the CPU."""
+def take(
+    trained: Mapping[str, nn.Parameter], optimizer: Any, state: TrainingState, device: torch.device, lent: bool = False
+) -> Snapshot:
+    """Onto the CPU.
+
+    Args:
+        lent: for whoever is done with it before the next step. What is on the CPU already is then not copied, which
+            would take as much memory again as weights and moments have.
+    """
+
+    def on_cpu(tensor: Tensor) -> Tensor:
+        return tensor.detach().to("cpu", copy=not lent)
+
     moments = {
-        f"{name}/{key}": _copy(value)
+        f"{name}/{key}": on_cpu(value)
         for name, parameter in trained.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    weights = {name: _copy(parameter) for name, parameter in trained.items()}
-    return Snapshot(state.to_dict(), weights, moments, random_state(device))
+    weights = {name: on_cpu(parameter) for name, parameter in trained.items()}
+    return Snapshot(state.to_dict(), weights, moments, (random_state(device),))
 
 
 def put_back(
@@ -98,7 +113,7 @@ def put_back(
         name, _, key = path.rpartition("/")
         parameter = trained[name]
         optimizer.state.setdefault(parameter, {})[key] = value.to(parameter.device, copy=True)
-    set_random_state(snapshot.random, device)
+    set_random_state(snapshot.random[0], device)
     return TrainingState.of_dict(snapshot.state)
 
 
@@ -115,7 +130,3 @@ def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)

@@ -37,6 +37,9 @@ class Diverged(Exception):
 class Saver(Protocol):
     """Where snapshots go."""
 
+    def before_training(self, training: "Loop") -> None:
+        """Before the first step of this process."""
+
     def after_step(self, training: "Loop") -> None:
         """Between two steps: takes a snapshot if it is time for one."""
 
@@ -108,9 +111,9 @@ class Loop:
         self.state.advance(done)
         return done
 
-    def snapshot(self) -> Snapshot:
-        """All that the steps to come depend on, as copies on the CPU."""
-        return take(self.trained, self.optimizer, self.state, self.accelerator.device)
+    def snapshot(self, lent: bool = False) -> Snapshot:
+        """All that the steps to come depend on, on the CPU; ``lent`` to whoever is done with it before the next step."""
+        return take(self.trained, self.optimizer, self.state, self.accelerator.device, lent)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes on from ``snapshot``."""
@@ -131,17 +134,21 @@ def train(
         TrainerError: DIVERGED.
     """
     loop.objective.train()
-    while loop.state.step < loop.plan.total_steps:
+    saver.before_training(loop)
+    while not asked_to_stop():
+        if loop.state.step == loop.plan.total_steps:
+            return
         try:
             done = loop.step(asked_to_stop)
         except Diverged as fault:
             _go_back(loop, saver.newest() if rewinds else None, fault)
             continue
         if done is None:
-            saver.before_the_end(loop)
-            raise Stopped(loop.state.step)
+            break
         on_step(done)
         saver.after_step(loop)
+    saver.before_the_end(loop)
+    raise Stopped
 
 
 def _go_back(loop: Loop, snapshot: Snapshot | None, fault: Diverged) -> None:
