@@ -1,7 +1,10 @@
 """A result is there whole or not at all, and once, however many pods try and whenever they are stopped."""
 
+import itertools
 import json
+import math
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -10,8 +13,10 @@ from finetune_api.status import Result
 from finetune_trainer.data import SourceFile
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.manifest import Manifest, digest_of
+from finetune_trainer.patience import Patience
 from finetune_trainer.publish import Publication, find_published
 from finetune_trainer.storage import Store
+from tests.faulty_s3 import error, garbled_request, lost_answer
 
 DATA = (SourceFile("s3://team-a/train.jsonl", "ab" * 32, 40),)
 FILES = {"adapter_model.safetensors": b"weights", "README.md": b"card"}
@@ -87,26 +92,98 @@ def test_nothing_is_found_where_nothing_was_published(config, store):
     assert find_published(config, store) is None
 
 
-def test_an_answer_that_got_lost_does_not_make_a_pod_delete_what_it_published(s3, config, store, files, monkeypatch):
+@pytest.fixture
+def shaky(trainer, faulty):
+    """A run whose S3 server misbehaves, and its store."""
+    config = trainer.config(storage={"endpointUrl": faulty.url})
+    return config, Store(config.storage, Patience(pause_seconds=0, tries=3))
+
+
+def manifest_matches(s3, config) -> bool:
+    """Whether there is a manifest, every file of which is there as it says."""
+    if "manifest.json" not in s3.names(config.output_prefix):
+        return False
+    manifest = Manifest.model_validate_json(s3.get(f"{config.output_prefix}manifest.json"))
+    for file in manifest.files:
+        assert digest_of(s3.get(f"{manifest.location}{file.path}")) == f"sha256:{file.sha256}"
+    assert {file.path for file in manifest.files} == set(FILES)
+    return True
+
+
+def test_an_answer_that_got_lost_does_not_make_a_pod_delete_what_it_published(s3, shaky, faulty, files):
     """The write was carried out, the client repeats it, and the server says that there is a manifest: our own."""
-    create = Store.create
-    monkeypatch.setattr(Store, "create", lambda self, uri, content: create(self, uri, content) and False)
-    published, publication = publish(config, store, files)
+    faulty.spoil(lost_answer, "PUT", "manifest.json")
+    published, publication = publish(*shaky, files)
     assert published.result.adapter_uri == publication.location
-    assert len(s3.names(publication.location)) == len(FILES)
+    assert manifest_matches(s3, shaky[0])
 
 
-@pytest.mark.parametrize("error", [Stopped(), TrainerError(ExitCode.STORAGE_UNAVAILABLE, "gone")])
-def test_a_pod_stopped_while_it_uploads_leaves_nothing(s3, config, store, files, monkeypatch, error):
+def test_a_pod_whose_answer_got_lost_and_one_that_comes_in_between_agree(s3, config, store, shaky, faulty, files):
+    """Ours was never carried out; when it is repeated another pod's is there."""
+    others: list[RunResult] = []
+
+    def overtake(exchange):
+        others.append(publish(config, store, files)[0])
+        exchange.reset()
+
+    faulty.spoil(overtake, "PUT", "manifest.json")
+    published, publication = publish(*shaky, files)
+    assert [published] == others
+    assert published.result.adapter_uri != publication.location
+    assert s3.names(publication.location) == []
+    assert manifest_matches(s3, config)
+
+
+@pytest.mark.parametrize("spoil", [garbled_request, error(403, "AccessDenied"), error(503, "SlowDown")])
+def test_no_manifest_stands_over_bytes_that_did_not_arrive(s3, shaky, faulty, files, spoil):
+    faulty.spoil(spoil, "PUT", "README.md", times=math.inf)
+    with pytest.raises(TrainerError, match=r"README\.md"):
+        publish(*shaky, files)
+    assert s3.names(shaky[0].output_prefix) == []
+
+
+def test_no_manifest_stands_over_a_file_that_vanished_meanwhile(s3, shaky, faulty, files):
+    def vanish(exchange):
+        s3.client.delete_object(Bucket="team-a", Key=exchange.request.path.removeprefix("/team-a/"))
+        exchange.answer(exchange.pass_on())
+
+    faulty.spoil(vanish, "HEAD", "README.md", times=math.inf)
+    with pytest.raises(TrainerError, match=r"README\.md: what arrived is not what was sent"):
+        publish(*shaky, files)
+    assert s3.names(shaky[0].output_prefix) == []
+
+
+@pytest.mark.parametrize("request_number", range(6))
+@pytest.mark.parametrize("carried_out", [False, True])
+def test_a_connection_that_dies_for_good_at_any_request_leaves_a_whole_result_or_none(
+    s3, shaky, faulty, files, request_number, carried_out
+):
+    """Two files with a request to write and one to look, and the manifest."""
+    served, died = itertools.count(), itertools.count()
+
+    def die(exchange):
+        if next(died) == 0 and carried_out:
+            exchange.pass_on()
+        exchange.reset()
+
+    faulty.spoil(die, times=math.inf, where=lambda _: next(served) >= request_number)
+    with suppress(TrainerError):
+        publish(*shaky, files)
+    published = manifest_matches(s3, shaky[0])
+    assert published == (request_number == 5 or (request_number == 4 and carried_out))
+
+
+@pytest.mark.parametrize("fault", [Stopped(), TrainerError(ExitCode.STORAGE_UNAVAILABLE, "gone")])
+def test_a_pod_stopped_while_it_uploads_leaves_nothing(s3, config, store, files, monkeypatch, fault):
     (files / "README.md").unlink()
     upload = Store._upload
 
     def stop(self, path, uri, group):
         upload(self, path, uri, group)
-        raise error
+        raise fault
 
     monkeypatch.setattr(Store, "_upload", stop)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(fault)):
         publish(config, store, files)
     assert s3.names(config.output_prefix) == []
 

@@ -149,6 +149,13 @@ def test_a_server_that_always_loses_uploads_is_told_in_words(store, faulty, dire
     assert "the server lost the multipart upload 3 times" in failed.message
 
 
+def test_a_completion_that_fails_after_its_status_was_sent_is_asked_for_again(s3, store, faulty, directory, prefix):
+    """S3 puts a multipart upload together for minutes, and says 200 before it knows."""
+    faulty.spoil(error(200, "InternalError"), "POST", "/large?uploadId")
+    store.upload_all(directory, ["large"], prefix)
+    assert s3.get(prefix + "large") == LARGE
+
+
 def test_a_completion_whose_answer_got_lost_is_found_done(s3, store, faulty, directory, prefix):
     def gone_afterwards(exchange):
         exchange.pass_on()

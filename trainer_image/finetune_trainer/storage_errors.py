@@ -31,6 +31,8 @@ _PASSING = {
     "ThrottlingException",
     "RequestLimitExceeded",
     "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
     "ConditionalRequestConflict",
     "OperationAborted",
 }

@@ -1,0 +1,140 @@
+"""Bodies taken straight from the connection: the connection stays usable, over TLS too."""
+
+import datetime
+import ipaddress
+import os
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from finetune_api.run import ExitCode
+from finetune_api.spec import Storage
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.patience import Patience
+from finetune_trainer.storage import Store
+
+CONTENT = os.urandom(3_000_001)
+PIECE = 1 << 20
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A self-signed one for 127.0.0.1, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
+    return path
+
+
+@pytest.fixture(params=["http", "https"])
+def server(request, certificate, monkeypatch):
+    """Serves CONTENT by ranges, and counts its connections. ``drip`` is what the next answer does instead."""
+    connections = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self):
+            super().setup()
+            connections.append(self.client_address)
+
+        def do_GET(self):
+            start, stop = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
+            body = CONTENT[start : stop + 1]
+            self.send_response(206)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(CONTENT)}")
+            self.send_header("ETag", '"v1"')
+            self.end_headers()
+            if server.spoil:
+                server.spoil.pop()(self, body)
+            else:
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            """A client that hangs up is part of the game."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if request.param == "https":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    server.connections, server.spoil = connections, []
+    server.url = f"{request.param}://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def store(server, **patience) -> Store:
+    return Store(Storage(endpoint_url=server.url), Patience(pause_seconds=0, **patience), piece=PIECE)
+
+
+def test_a_body_arrives_as_it_is_and_its_connection_is_used_again(server, tmp_path):
+    """More blocks than one, pieces at a time, a last piece that is shorter, and another object afterwards."""
+    ours = store(server)
+    for name in ("first", "second"):
+        ours.download("s3://bucket/key", tmp_path / name)
+        assert (tmp_path / name).read_bytes() == CONTENT
+    assert len(server.connections) <= 3  # 2 × 3 pieces, of which the first comes alone
+
+
+def stop_after(count):
+    def spoil(handler, body):
+        handler.wfile.write(body[:count])
+        handler.close_connection = True
+        handler.connection.close()
+
+    return spoil
+
+
+def drip(handler, body):
+    never = threading.Event()
+    for position in range(len(body)):
+        handler.wfile.write(body[position : position + 1])
+        never.wait(0.05)
+
+
+@pytest.mark.parametrize("spoil", [stop_after(0), stop_after(700_000), drip])
+def test_a_body_that_ends_early_or_drips_is_asked_for_again(server, tmp_path, spoil):
+    server.spoil.append(spoil)
+    store(server, silence_seconds=0.5).download("s3://bucket/key", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_body_that_always_drips_is_given_up_in_words(server, tmp_path):
+    server.spoil += [drip] * 3
+    with pytest.raises(TrainerError, match=r"bytes in 0\.2 s") as caught:
+        store(server, silence_seconds=0.2, tries=3).download("s3://bucket/key", tmp_path / "file")
+    assert caught.value.code is ExitCode.STORAGE_UNAVAILABLE
