@@ -58,6 +58,16 @@ def test_a_pickle_beside_safetensors_is_not_even_fetched(s3, store, model_direct
     assert (files.name, files.revision) == (uri, None)
 
 
+def test_a_model_that_was_overwritten_is_of_another_version(s3, store, model_directory, tmp_path):
+    uri = s3.put_directory("models/versions", model_directory)
+    s3.put("models/versions/notes.md", b"not needed")
+    first = fetch(store, tmp_path / "1", uri=uri)
+    s3.put("models/versions/notes.md", b"still not needed")
+    assert fetch(store, tmp_path / "2", uri=uri).version == first.version
+    s3.put("models/versions/config.json", (model_directory / "config.json").read_bytes() + b"\n")
+    assert fetch(store, tmp_path / "3", uri=uri).version != first.version
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_a_model_that_brings_code_is_refused(s3, store, model_directory, tmp_path, name):
     uri = s3.put_directory(f"models/code-{name}", model_directory)

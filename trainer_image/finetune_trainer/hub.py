@@ -33,7 +33,7 @@ def fetch_from_hub(location: ModelLocation) -> ModelFiles:
         raise
     except Exception as error:
         _explain(error, name, location)
-    return ModelFiles(Path(directory), name=name, revision=info.sha)
+    return ModelFiles(Path(directory), name=name, revision=info.sha, version=str(info.sha))
 
 
 def _explain(error: Exception, name: str, location: ModelLocation) -> NoReturn:

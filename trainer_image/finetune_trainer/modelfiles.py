@@ -3,6 +3,7 @@
 A model is data here: safetensors and JSON. Pickled weights and models that bring their own Python code are refused.
 """
 
+import hashlib
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class ModelFiles:
     """What PEFT calls the base: the hub's name, or the URI of a model that is not on a hub."""
     revision: str | None = None
     """Commit on the hub."""
+    version: str = ""
+    """Another one for other bytes under the same name."""
 
 
 def is_needed(name: str) -> bool:
@@ -94,7 +97,8 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
         _refuse(f"{prefix} {_ADAPTER}")
     prefix = manifest.location if manifest else prefix
     expected = {file.path: file.sha256 for file in manifest.files} if manifest else {}
-    sizes = {f.path: f.size for f in manifest.files} if manifest else {o.name: o.size for o in store.objects(prefix)}
+    stored = [] if manifest else store.objects(prefix)
+    sizes = {f.path: f.size for f in manifest.files} if manifest else {o.name: o.size for o in stored}
     require_usable_names(sizes, prefix)
     needed = {name: size for name, size in sizes.items() if is_needed(name)}
     _require_room(needed, directory, location.uri)
@@ -108,7 +112,13 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
             f"{error.uri} has SHA-256 {error.found}, its manifest says {error.expected}: it was changed or damaged "
             "after it was published. Publish it again"
         )
-    return ModelFiles(directory, name=location.uri)
+    version = _version(expected or {entry.name: entry.etag for entry in stored if entry.name in needed})
+    return ModelFiles(directory, name=location.uri, version=version)
+
+
+def _version(tags: Mapping[str, str]) -> str:
+    """A digest of the files' digests or ETags, by name."""
+    return hashlib.sha256(repr(sorted(tags.items())).encode()).hexdigest()
 
 
 def _require_room(sizes: Mapping[str, int], directory: Path, uri: str) -> None:

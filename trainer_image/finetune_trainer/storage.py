@@ -31,6 +31,8 @@ class Stored:
     """Key, relative to the prefix."""
     size: int
     """Bytes."""
+    etag: str
+    """Another one once the object was overwritten with other bytes."""
 
 
 class Store:
@@ -87,7 +89,7 @@ class Store:
         def listed(api: Any) -> list[Stored]:
             pages = api.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
             return [
-                Stored(entry["Key"].removeprefix(key), entry["Size"])
+                Stored(entry["Key"].removeprefix(key), entry["Size"], entry["ETag"])
                 for page in pages
                 for entry in page.get("Contents", ())
                 if not entry["Key"].endswith("/")
@@ -117,19 +119,23 @@ class Store:
 
         in_parallel(names, fetch, _WIDTH)
 
-    def upload_all(self, directory: Path, names: list[str], prefix: str) -> dict[str, Sent]:
+    def upload_all(self, directory: Path, names: list[str], prefix: str, above: Group | None = None) -> dict[str, Sent]:
         """Writes the files ``names`` of ``directory`` below ``prefix``, several at a time.
 
         Returns, by name, what lies there now: the digests are those of the bytes that were sent, every piece arrived
         with the digest it was sent with, and every object was found in its place and size. **A manifest over these
         digests may be written.** Where that cannot be said of all of them, TrainerError is raised; then some of the
         objects may exist, but no unfinished multipart upload.
+
+        Args:
+            directory, names, prefix: from where, which, and to where.
+            above: whom the uploads belong to; once that is abandoned, Abandoned is raised.
         """
 
         def send(name: str, group: Group) -> Sent:
             return self._upload(directory / name, f"{prefix}{name}", group)
 
-        return dict(zip(names, in_parallel(names, send, _WIDTH), strict=True))
+        return dict(zip(names, in_parallel(names, send, _WIDTH, above), strict=True))
 
     def _upload(self, path: Path, uri: str, group: Group) -> Sent:
         return Upload(self._s3, path, *split(uri), self._piece, _WIDTH).run(group)

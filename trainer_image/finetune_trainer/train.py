@@ -112,7 +112,7 @@ class Loop:
         return done
 
     def snapshot(self, lent: bool = False) -> Snapshot:
-        """All that the steps to come depend on, on the CPU; ``lent`` to whoever is done with it before the next step."""
+        """What the steps to come depend on, on the CPU; ``lent`` to whoever is done with it before the next step."""
         return take(self.trained, self.optimizer, self.state, self.accelerator.device, lent)
 
     def restore(self, snapshot: Snapshot) -> None:
