@@ -1,7 +1,8 @@
 """Conversations → text by the model's chat template, and which part of the text the assistant said.
 
-Templates run in transformers' sandboxed Jinja. Where a template marks the assistant's words with ``{% generation %}``,
-those marks count. Most do not, and then each turn is found by rendering the conversation in parts:
+Templates run in transformers' sandboxed Jinja, within the limits of :mod:`finetune_trainer.template_guard`. Where a
+template marks the assistant's words with ``{% generation %}``, those marks count. Most do not, and then each turn is
+found by rendering the conversation in parts:
 
 * it begins where the template's generation prompt ends: exactly where a model in use starts to write;
 * it ends after the content plus what the template puts behind it whatever follows (``<|im_end|>``).
@@ -21,18 +22,27 @@ from itertools import takewhile
 from typing import Any, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.records import Record
-from finetune_trainer.wording import Shape, Span, Wording, assistant_turns, find_wording, shape_of, with_stand_ins
+from finetune_trainer.template_guard import Watch, require_in_proportion
+from finetune_trainer.wording import (
+    Shape,
+    Span,
+    Wording,
+    absent_from,
+    assistant_turns,
+    find_wording,
+    shape_of,
+    with_stand_ins,
+)
 
 Messages = Sequence[dict[str, Any]]
 
-_STAND_IN = "answer-7f3a9c51e2"
-"""Put in place of a turn's content to see where the template puts it."""
 _PATIENCE = 250_000
 """Messages rendered to find the turns of one conversation, one rendering after another: some seconds' work."""
 _WORDINGS = 1000
@@ -55,6 +65,7 @@ class ChatTemplate:
                 "prompt and completion.",
             )
         self._tokenizer = tokenizer
+        self._watch = Watch()
         self._wordings: dict[Shape, Wording | None] = {}
 
     @functools.cached_property
@@ -75,6 +86,7 @@ class ChatTemplate:
             **cast(Any, self._tokenizer.special_tokens_map),
         )
         texts, marks = rendered
+        require_in_proportion(texts[0], messages, tools)
         return texts[0], list(marks[0]) if self._marked else []
 
     def prompt(self, messages: Messages, tools: Messages) -> str:
@@ -100,6 +112,12 @@ class ChatTemplate:
                 f"The model's chat template is no valid Jinja (line {error.lineno}: {one_line(error)}). Correct "
                 "chat_template.jinja, or chat_template in tokenizer_config.json, in the model's directory.",
             ) from error
+        except (SecurityError, RecursionError, ArithmeticError, AttributeError, ValueError) as error:
+            raise TrainerError(
+                ExitCode.MODEL_INVALID,
+                f"{record.source}: the model's chat template fails: {type(error).__name__}: {one_line(error, 200)}. "
+                "Choose another model, or mend chat_template.jinja in its directory.",
+            ) from error
         except (TemplateError, TypeError, KeyError) as error:
             raise TrainerError(
                 ExitCode.DATA_INVALID,
@@ -109,26 +127,26 @@ class ChatTemplate:
 
     def _spans(self, record: Record, text: str) -> list[Span]:
         """The assistant's turns within ``text``, the whole conversation."""
-        wording = self._wording(record)
+        wording = self._wording(record, text)
         found = wording.spans(record.messages, text) if wording else None
         return self._turns(record, text) if found is None else found
 
-    def _wording(self, record: Record) -> Wording | None:
+    def _wording(self, record: Record, text: str) -> Wording | None:
         """How the template writes conversations like this one, if it writes them all alike."""
         shape = shape_of(record)
         if shape is None:  # one of a kind
-            return self._find_wording(record)
+            return self._find_wording(record, text)
         if shape not in self._wordings:
             if len(self._wordings) == _WORDINGS:
                 self._wordings.clear()
-            self._wordings[shape] = self._find_wording(record)
+            self._wordings[shape] = self._find_wording(record, text)
         return self._wordings[shape]
 
-    def _find_wording(self, record: Record) -> Wording | None:
-        shown = with_stand_ins(record)
+    def _find_wording(self, record: Record, text: str) -> Wording | None:
         try:
-            return find_wording(shown, self._render(shown.messages, shown.tools)[0], self._turn)
-        except (TemplateError, TypeError, KeyError, TrainerError):  # it looks into what is said
+            shown = with_stand_ins(record, absent_from(text))
+            return find_wording(shown, self._render(shown.record.messages, shown.record.tools)[0], self._turn)
+        except Exception:  # whatever it is will come up, and be explained, on the long way
             return None
 
     def _turns(self, record: Record, text: str) -> list[Span]:
@@ -150,9 +168,9 @@ class ChatTemplate:
             around: what stands before and behind its content, where that is known.
         """
         messages, tools = record.messages, record.tools
-        shown = {**messages[index], "content": _STAND_IN}
-        in_place = around or self._around((*messages[:index], shown, *messages[index + 1 :]), tools)
-        as_last = self._around((*messages[:index], shown), tools)
+        shown = {**messages[index], "content": absent_from(text)}
+        in_place = around or self._around((*messages[:index], shown, *messages[index + 1 :]), tools, index)
+        as_last = self._around((*messages[:index], shown), tools, index)
         if in_place and as_last:
             before, behind = in_place
             start = self.prompt(messages[:index], tools) if index else before
@@ -165,9 +183,9 @@ class ChatTemplate:
             "{% endgeneration %}, or give the data as prompt and completion.",
         )
 
-    def _around(self, messages: Messages, tools: Messages) -> tuple[str, str] | None:
-        """What the template writes before and behind the stand-in; None where it does not write it."""
-        before, found, behind = self._render(messages, tools)[0].rpartition(_STAND_IN)
+    def _around(self, messages: Messages, tools: Messages, index: int) -> tuple[str, str] | None:
+        """What the template writes before and behind the content of a message; None where it does not write it."""
+        before, found, behind = self._render(messages, tools)[0].rpartition(messages[index]["content"])
         return (before, behind) if found else None
 
 
