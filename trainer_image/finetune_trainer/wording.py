@@ -21,7 +21,6 @@ Shape = tuple[object, ...]
 
 _EDGE = "\x1f"
 """White space to Python's ``strip``, and found in no template: a template that trims contents drops it."""
-_STAND_IN = re.compile(f"({_EDGE}?)said-4c1d80b6e7-([0-9]+);({_EDGE}?)")
 _TRIMS: dict[tuple[bool, bool], Callable[[str], str]] = {
     (True, True): str,
     (False, True): str.lstrip,
@@ -79,20 +78,37 @@ def shape_of(record: Record) -> Shape | None:
     return (record.learn_from, *((message["role"], not message["content"]) for message in record.messages))
 
 
-def with_stand_ins(record: Record) -> Record:
-    """The conversation with a stand-in for each content that is not empty."""
+def absent_from(text: str) -> str:
+    """A word that is not in ``text``, to stand for something in it."""
+    word = "said-4c1d80b6e7"
+    while word in text:
+        word += "0"
+    return word
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A conversation with a stand-in for each content that is not empty."""
+
+    record: Record
+    stand_in: re.Pattern[str]
+    """Groups: the edge before, index of the message, the edge behind."""
+
+
+def with_stand_ins(record: Record, word: str) -> Shown:
+    """Stand-ins are made of ``word``, which is nowhere in the conversation's text."""
     shown = (
-        {**message, "content": f"{_EDGE}said-4c1d80b6e7-{index};{_EDGE}"} if message["content"] else message
+        {**message, "content": f"{_EDGE}{word}-{index};{_EDGE}"} if message["content"] else message
         for index, message in enumerate(record.messages)
     )
-    return replace(record, messages=tuple(shown))
+    return Shown(replace(record, messages=tuple(shown)), re.compile(f"({_EDGE}?){word}-([0-9]+);({_EDGE}?)"))
 
 
 Turn = Callable[[Record, int, str, tuple[str, str] | None], Span]
 """Finds a turn by rendering: (conversation, index, its text, what stands before and behind its content) → its span."""
 
 
-def find_wording(shown: Record, text: str, turn: Turn) -> Wording | None:
+def find_wording(shown: Shown, text: str, turn: Turn) -> Wording | None:
     """The wording of a conversation with stand-ins, and of all that are like it.
 
     Args:
@@ -103,13 +119,13 @@ def find_wording(shown: Record, text: str, turn: Turn) -> Wording | None:
     Returns:
         None, if there is none to be found: too many turns differ, or one begins or ends within a content.
     """
-    found = list(_STAND_IN.finditer(text))
+    found = list(shown.stand_in.finditer(text))
     contents = tuple(_Content(int(f[2]), _TRIMS[bool(f[1]), bool(f[3])]) for f in found)
     starts, ends = [0, *(f.end() for f in found)], [*(f.start() for f in found), len(text)]
     literals = tuple(text[start:end] for start, end in zip(starts, ends, strict=True))
-    turns = _Turns(shown, text, found, turn)
+    turns = _Turns(shown.record, text, found, turn)
     places = []
-    for index in assistant_turns(shown):
+    for index in assistant_turns(shown.record):
         span = turns.span(index)
         begin, end = (_place(position, starts, ends) for position in span or (-1, -1))
         if begin is None or end is None:
@@ -137,7 +153,7 @@ class _Turns:
         self._known: dict[object, tuple[str, int]] = {}
         """Context → (the template's words around and behind a boundary, how many of them are behind it)."""
         following = [*((int(f[2]), f.start()) for f in found[1:]), (len(shown.messages) - 1, len(text))]
-        self._contents = {int(f[2]): (f.span(), *after) for f, after in zip(found, following, strict=True)}
+        self._contents = {int(f[2]): (f.span(), *after) for f, after in zip(found, following, strict=False)}
         """Index of a message → (where its content is, the index of the next one that is written, where that begins)."""
         repeated = [index for index, times in Counter(int(f[2]) for f in found).items() if times > 1]
         for index in repeated:
