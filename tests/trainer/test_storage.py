@@ -10,6 +10,7 @@ import pytest
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Storage
+from finetune_trainer import storage
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.patience import Patience
 from finetune_trainer.storage import Store
@@ -109,6 +110,17 @@ def test_a_manifest_that_came_in_between_is_not_overwritten(s3, faulty, shaky):
 
 def test_an_object_that_is_not_there_may_be_asked_for(store):
     assert store.read_if_there(f"s3://{BUCKET}/storage/nothing") is None
+
+
+def test_what_is_read_into_memory_is_bounded(s3, store, monkeypatch):
+    uri = s3.put("storage/manifest.json", b"12345")
+    monkeypatch.setattr(storage, "SMALL", 4)
+    for read in (store.read, store.read_if_there):
+        with pytest.raises(TrainerError, match=f"{uri} has 5 bytes, and no manifest is that large") as caught:
+            read(uri)
+        assert caught.value.code is ExitCode.STORAGE_REFUSED
+    monkeypatch.setattr(storage, "SMALL", 5)
+    assert store.read(uri) == store.read_if_there(uri) == b"12345"
 
 
 def test_objects_are_removed(s3, store):

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetune_api.run import ExitCode
 from finetune_api.spec import Storage
 from finetune_trainer.download import Download
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.parallel import Group, in_parallel
 from finetune_trainer.patience import Patience
 from finetune_trainer.s3 import S3
@@ -20,6 +22,8 @@ from finetune_trainer.upload import Sent, Upload
 PIECE = 64 << 20
 _WIDTH = 4
 """Objects at a time, and pieces of one object."""
+SMALL = 64 << 20
+"""Bytes that an object which is read into memory may have: manifests and the like."""
 T = TypeVar("T")
 
 
@@ -56,7 +60,7 @@ class Store:
     def read(self, uri: str) -> bytes:
         """The whole of a small object."""
         bucket, key = split(uri)
-        return self._s3.call("read", uri, lambda api: bytes(api.get_object(Bucket=bucket, Key=key)["Body"].read()))
+        return self._s3.call("read", uri, lambda api: _whole(api.get_object(Bucket=bucket, Key=key), uri))
 
     def read_if_there(self, uri: str) -> bytes | None:
         """The whole of a small object, or None where there is none. A missing bucket is an error."""
@@ -64,7 +68,7 @@ class Store:
 
         def read(api: Any) -> bytes | None:
             answer = _unless(MISSING, lambda: api.get_object(Bucket=bucket, Key=key))
-            return None if answer is None else bytes(answer["Body"].read())
+            return None if answer is None else _whole(answer, uri)
 
         return self._s3.call("read", uri, read)
 
@@ -173,6 +177,16 @@ def _unless(codes: set[str], request: Callable[[], T]) -> T | None:
         if code_of(error) in codes:
             return None
         raise
+
+
+def _whole(answer: Mapping[str, Any], uri: str) -> bytes:
+    """The body of an answer, which is not read where it is too large for memory."""
+    if answer["ContentLength"] > SMALL:
+        raise TrainerError(
+            ExitCode.STORAGE_REFUSED,
+            f"{uri} has {answer['ContentLength']} bytes, and no manifest is that large. Remove it or choose another URI.",
+        )
+    return bytes(answer["Body"].read())
 
 
 def split(uri: str) -> tuple[str, str]:
