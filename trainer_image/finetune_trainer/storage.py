@@ -184,7 +184,8 @@ def _whole(answer: Mapping[str, Any], uri: str) -> bytes:
     if answer["ContentLength"] > SMALL:
         raise TrainerError(
             ExitCode.STORAGE_REFUSED,
-            f"{uri} has {answer['ContentLength']} bytes, and no manifest is that large. Remove it or choose another URI.",
+            f"{uri} has {answer['ContentLength']} bytes, and no manifest is that large. Remove it or choose another "
+            "URI.",
         )
     return bytes(answer["Body"].read())
 
