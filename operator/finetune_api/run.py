@@ -12,7 +12,7 @@ from pydantic import Field
 
 from finetune_api.base import Model, StatusModel
 from finetune_api.conditions import Phase, Reason
-from finetune_api.spec import Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
+from finetune_api.spec import Checkpoint, Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
 from finetune_api.status import Metric, Result, Usage
 
 CONTRACT_VERSION = 1
@@ -30,6 +30,9 @@ TERMINATION_LOG_LIMIT = 4096
 GRACE_SECONDS = 120
 """A pod's terminationGracePeriodSeconds: what a trainer gets between SIGTERM and SIGKILL to save its state. It is the
 notice that AWS gives for a spot instance, the longest of the large clouds; more would not be had there."""
+
+CHECKPOINTS = "checkpoints/"
+"""Below the prefix of an attempt, checkpoints: ``<step, 8 digits>-<8 hexadecimal digits>/``."""
 
 ENV_SCRATCH = "FINETUNE_SCRATCH"
 ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
@@ -104,6 +107,7 @@ class RunConfig(Model):
     method: Method
     training: Training
     evaluation: Evaluation
+    checkpoint: Checkpoint = Checkpoint()
     on_divergence: Literal["Fail", "Rewind"] = "Fail"
     """``runPolicy.onDivergence``."""
     output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/.*/$")]
@@ -122,6 +126,7 @@ class RunConfig(Model):
             method=spec.method,
             training=spec.training,
             evaluation=spec.evaluation,
+            checkpoint=spec.checkpoint,
             on_divergence=spec.run_policy.on_divergence,
             output_prefix=prefix,
         )
@@ -204,6 +209,8 @@ class ReportedMetric:
     TOTAL_STEPS = "total_steps"
     CURRENT_EPOCH = "current_epoch"
     TOKENS_PER_SECOND = "tokens_per_second"
+    CHECKPOINT = "checkpoint"
+    """Name of the newest complete one, below CHECKPOINTS."""
     PHASE = "phase"
     """One of REPORTED_PHASES: where our trainer is; other trainers do not send it."""
 

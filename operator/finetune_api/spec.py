@@ -279,12 +279,14 @@ class Evaluation(Model):
 
 
 class Checkpoint(Model):
-    """Checkpoints, from which a run resumes."""
+    """Checkpoints, from which the next pod goes on where one was evicted or killed. They lie below output.uri and are
+    removed once the result is published."""
 
-    every_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps between two checkpoints."""
-    keep: Annotated[int, Field(ge=1, le=100)] | None = None
-    """Checkpoints to keep."""
+    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimizer steps between two checkpoints. Absent: one every ten minutes, so that a run of a few minutes writes
+    none. Whichever it is, a pod that is asked to stop writes one."""
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """Checkpoints to keep, the newest ones. With two, there is another one where the newest was damaged."""
 
 
 class Output(Model):
@@ -388,7 +390,7 @@ class FineTuneJobSpec(Model):
     """The training loop's settings."""
     evaluation: Evaluation = Evaluation()
     """How the result is measured."""
-    checkpoint: Annotated[Checkpoint | None, NotYet()] = None
+    checkpoint: Checkpoint = Checkpoint()
     """Checkpoints, from which a run resumes."""
     output: Output
     """Where the result goes."""

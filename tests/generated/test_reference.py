@@ -58,10 +58,10 @@ def test_what_is_refused_for_now_is_said_of_the_field_of_its_values_and_of_all_b
     assert marked < refused
     assert SPEC["method.adapter"].support == "not supported yet: `qlora`, `dora`, `ia3`, `prompt`, `prefix`"
     assert SPEC["suspend"].support == "not supported yet: `true`"
-    assert SPEC["checkpoint.keep"].support == "not supported yet"
+    assert SPEC["data.prepare.minTokens"].support == "not supported yet"
     page = reference.finetunejob()
-    keep = next(line for line in page.splitlines() if line.startswith("| `keep`"))
-    assert "not supported yet" in keep
+    inner = next(line for line in page.splitlines() if line.startswith("| `minTokens`"))
+    assert "not supported yet" in inner
 
 
 def test_the_page_names_each_rule_that_spans_fields():

@@ -13,6 +13,8 @@ from finetune_api.conditions import Phase
 from finetune_api.run import RUN_FILE, RunConfig, RunResult
 from finetune_trainer import data, fetch
 from finetune_trainer.background import start
+from finetune_trainer.checkpoint import Fingerprint
+from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.config import Surroundings, prepare_libraries, read_run
 from finetune_trainer.ending import run_to_end
 from finetune_trainer.errors import writing
@@ -23,37 +25,45 @@ from finetune_trainer.stopping import StopRequest
 from finetune_trainer.storage import Store
 
 
-def tune(config: RunConfig, scratch: Path, progress: Progress) -> RunResult:
+def tune(config: RunConfig, scratch: Path, progress: Progress, stop: StopRequest | None = None) -> RunResult:
     """Data and model → evaluation of the base → training → evaluation of the tuned model → publication."""
-    begun = time.monotonic()
+    begun, stop = time.monotonic(), stop or StopRequest()
     prepare_libraries(config, scratch)
     store = Store(config.storage)
+    checkpoints = Checkpoints(config, store)
     published = start(partial(find_published, config, store))
     dataset = start(partial(data.load, config.data, config.training.seed, store, scratch / "data"))
     files = start(partial(fetch.fetch_model, config.model, store, scratch / "model"))
+    fingerprint = start(lambda: Fingerprint.of(config, dataset.result().files, files.result().version))
+    checkpoint = start(partial(checkpoints.find, scratch / "resumed", fingerprint.result))
 
-    from finetune_trainer.checkpoint import Nowhere  # these bring torch in, while the downloads run
-    from finetune_trainer.result import Outcome
-    from finetune_trainer.tuning import Tuning
+    from finetune_trainer.result import Outcome  # these bring torch in, while the downloads run
+    from finetune_trainer.savedtraining import begin
+    from finetune_trainer.saver import Saver
 
     if (already := published.result()) is not None:
+        checkpoints.remove_all()
         return already
-    records = dataset.result()
-    tuning = Tuning(config, files.result(), records, progress)
-    base = tuning.measure_base()
-    trained = tuning.train(Nowhere(), lambda: False)
+    records, model, resumed = dataset.result(), files.result(), checkpoint.result()
+    tuning, base = begin(config, model, records, progress, resumed)
+    there = scratch / "checkpoints"
+    with Saver(config, checkpoints, fingerprint.result(), there, base, resumed, stop, progress) as saver:
+        with stop.deferred():
+            trained = tuning.train(saver, stop.asked)
+        stop.obey()
 
-    progress.enter(Phase.EVALUATING)
-    tuned = tuning.measure_tuned()
+        progress.enter(Phase.EVALUATING)
+        tuned = tuning.measure_tuned()
 
-    progress.enter(Phase.PUBLISHING)
-    outcome = Outcome(config, records, tuning, base, trained, tuned, tuning.gpu_seconds(time.monotonic() - begun))
-    publication = Publication.begin(config, store)
-    result = outcome.run_result(publication.location)
-    with writing("the result", scratch):
-        outcome.write(scratch / "result")
-    result = publication.publish(scratch / "result", records.files, result)
-    progress.finish()
+        progress.enter(Phase.PUBLISHING)
+        outcome = Outcome(config, records, tuning, base, trained, tuned, tuning.gpu_seconds(time.monotonic() - begun))
+        publication = Publication.begin(config, store)
+        result = outcome.run_result(publication.location)
+        with stop.deferred():  # what is left takes no longer than to save it for another pod
+            with writing("the result", scratch):
+                outcome.write(scratch / "result")
+            result = publication.publish(scratch / "result", records.files, result)
+            progress.finish()
     return result
 
 
@@ -79,7 +89,7 @@ def main() -> int:
                 tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as scratch,
                 writing("the data and other files of the run", Path(scratch)),
             ):
-                return tune(config, Path(scratch), Progress(reporter))
+                return tune(config, Path(scratch), Progress(reporter), stop)
         finally:
             stop.ignore()
 

@@ -41,16 +41,25 @@ class Progress:
         self._reporter = reporter
         self._clock = clock
         self._phase = Phase.RUNNING
-        self._total = self._done = 0
+        self._total = self._done = self._before = 0
         self._started = self._logged = clock()
         self._tokens_since = 0
         self._speed: float | None = None
         self._step: StepDone | None = None
+        self._checkpoint: str | None = None
         self._finished = False
 
-    def plan(self, total: int) -> None:
-        """The work of the run, and the moment from which its speed is measured."""
+    def plan(self, total: int, done: int = 0, last: StepDone | None = None) -> None:
+        """The work of the run, and the moment from which its speed is measured.
+
+        Args:
+            total: all of it.
+            done: what earlier processes have done of it.
+            last: the step that they ended with.
+        """
         self._total = total
+        self._done = self._before = done
+        self._step = last
         self._started = self._logged = self._clock()
         self._publish()
 
@@ -67,10 +76,10 @@ class Progress:
         """Seconds left at the speed so far; None until there is one."""
         if self._finished:
             return 0
-        if not self._done:
+        if self._done == self._before:
             return None
         elapsed = self._clock() - self._started
-        return round(elapsed * max(0, self._total - self._done) / self._done)
+        return round(elapsed * max(0, self._total - self._done) / (self._done - self._before))
 
     def enter(self, phase: Phase) -> None:
         """A new phase, which is reported at once."""
@@ -95,6 +104,11 @@ class Progress:
                 "step %d/%d  loss %.4f  lr %.2e  %.0f tokens/s  %s s left",
                 *(done.step, done.total, done.loss, done.learning_rate, self._speed, self.eta_seconds),
             )
+        self._publish()
+
+    def saved(self, checkpoint: str) -> None:
+        """A checkpoint of this name can be gone on with."""
+        self._checkpoint = checkpoint
         self._publish()
 
     def begin_training(self) -> None:
@@ -127,6 +141,8 @@ class Progress:
             }
         if self._speed is not None:
             metrics[ReportedMetric.TOKENS_PER_SECOND] = f"{self._speed:.6g}"
+        if self._checkpoint:
+            metrics[ReportedMetric.CHECKPOINT] = self._checkpoint
         return metrics
 
     def _publish(self, at_once: bool = False) -> None:

@@ -1,9 +1,7 @@
 """What a run came to: the termination message, the full report and the files that are published."""
 
 import json
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ from finetune_trainer.data import Dataset
 from finetune_trainer.history import History
 from finetune_trainer.modelcard import model_card
 from finetune_trainer.tuning import Measurement, Tuning
+from finetune_trainer.versions import versions
 
 REPORT_NAME = "report.json"
-_PACKAGES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Outcome:
         """The files to publish: weights, tokenizer, model card and the full report."""
         self.tuning.save(directory)
         card = model_card(
-            self.config, self.tuning.files, self.data.files, self._hyperparameters(), self.metrics, _versions()
+            self.config, self.tuning.files, self.data.files, self._hyperparameters(), self.metrics, versions()
         )
         (directory / "README.md").write_text(card, encoding="utf-8")
         report = json.dumps(self._report(), ensure_ascii=False, indent=2, allow_nan=False)
@@ -94,6 +92,7 @@ class Outcome:
             },
             "hyperparameters": self._hyperparameters(),
             "metrics": [metric.to_dict() for metric in self.metrics],
+            "resumedAt": tuning.resumed_at,
             "steps": [asdict(step) for step in self.trained.steps],
             "samples": [
                 {
@@ -104,15 +103,5 @@ class Outcome:
                 }
                 for index, prompt in enumerate(tuning.prompts)
             ],
-            "versions": _versions(),
+            "versions": versions(),
         }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree
-            continue
-    return versions

@@ -161,8 +161,9 @@ def _go_back(loop: Loop, snapshot: Snapshot | None, fault: Diverged) -> None:
             f"{f', after {rewinds} rewinds' if rewinds else ''}). Lower spec.training.learningRate or "
             "spec.training.maxGradNorm, or raise spec.training.warmupFraction.",
         ) from fault
-    factor = loop.state.rate_factor / 2
+    factor, resumed_at = loop.state.rate_factor / 2, loop.state.resumed_at
     loop.restore(snapshot)
+    loop.state.resumed_at = resumed_at
     loop.state.rate_factor, loop.state.rewinds = factor, rewinds + 1
     logger.warning("the %s at step %d; back to step %d with half the rate", fault, number + 1, loop.state.step)
 

@@ -90,9 +90,15 @@ class Tuning:
             bucketed=not self._layout.packed,
         )
         self._loop = self._begin(resumed)
-        evaluations = 2 if config.evaluation.baseline else 1
-        progress.plan(evaluations * self.validation_set.tokens + TRAINING_COST * self.plan.total_tokens)
+        self._plan_progress(resumed=resumed is not None)
         self._log_plan()
+
+    def _plan_progress(self, resumed: bool) -> None:
+        history, evaluation = self._loop.state.history, self.validation_set.tokens
+        baseline = evaluation if self._config.evaluation.baseline else 0
+        total = baseline + evaluation + TRAINING_COST * self.plan.total_tokens
+        done = baseline + TRAINING_COST * history.tokens if resumed else 0
+        self._progress.plan(total, done, history.last)
 
     @property
     def _autocast(self) -> str:
@@ -116,6 +122,7 @@ class Tuning:
         )
         if resumed:
             loop.restore(resumed)
+            loop.state.resumed_at.append(resumed.step)
         return loop
 
     def _fit(self) -> Fit:
@@ -153,6 +160,11 @@ class Tuning:
     def learning_rate(self) -> float:
         """The highest learning rate: the user's, or the default of the method."""
         return self._config.training.learning_rate or _RATES.get(self._config.method.adapter, _ADAPTER_RATE)
+
+    @property
+    def resumed_at(self) -> list[int]:
+        """The step that each process but the first went on from."""
+        return self._loop.state.resumed_at
 
     @property
     def lora(self) -> Lora | None:
