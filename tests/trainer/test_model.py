@@ -1,7 +1,9 @@
 """Loading models and putting adapters on: what is refused, and with what words."""
 
 import json
+import re
 import shutil
+import time
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from transformers import BertConfig, GPT2Config, GPT2LMHeadModel
 from finetune_api.run import ExitCode
 from finetune_api.spec import Lora, Method
 from finetune_trainer import model as module
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import TrainerError, is_panic
 from finetune_trainer.model import add_lora, choose_precision, load_model, load_tokenizer
 from finetune_trainer.modelfiles import ModelFiles
 from tests import tiny
@@ -46,6 +48,23 @@ def test_weights_that_are_damaged_are_refused(copy):
     assert "cannot be loaded as a language model" in refused(copy)
 
 
+@pytest.mark.parametrize("setting", ["hidden_size", "vocab_size", "intermediate_size", "head_dim"])
+def test_a_size_that_the_weights_do_not_have_is_refused_before_it_takes_memory(copy, setting):
+    """Were a tensor of these sizes made, this would end in another way."""
+    content = json.loads((copy / "config.json").read_bytes())
+    (copy / "config.json").write_text(json.dumps(content | {setting: 10**9}))
+    said = refused(copy)
+    assert "config.json makes " in said
+    assert "000000000" in said
+    assert ", its weights are [" in said
+
+
+def test_a_shape_that_differs_is_told_by_its_tensor(copy):
+    content = json.loads((copy / "config.json").read_bytes())
+    (copy / "config.json").write_text(json.dumps(content | {"num_key_value_heads": 1}))
+    assert re.search(r"config\.json makes \S+k_proj\.weight \[16, 32\], its weights are \[32, 32\]", refused(copy))
+
+
 def test_an_unknown_architecture_is_refused(copy):
     (copy / "config.json").write_text(json.dumps({"model_type": "of-tomorrow", "architectures": ["Tomorrow"]}))
     assert "of-tomorrow" in refused(copy)
@@ -63,11 +82,65 @@ def test_a_model_that_writes_no_text_is_refused(copy):
     assert refused(copy).startswith("The ")
 
 
-def test_a_tokenizer_that_is_damaged_is_refused(copy):
-    (copy / "tokenizer.json").write_text("{")
-    with pytest.raises(TrainerError, match="The tokenizer of the-base cannot be loaded") as caught:
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("tokenizer.json", b"{", "cannot be loaded"),
+        ("tokenizer.json", b"", "cannot be loaded: Expecting value"),
+        ("tokenizer.json", b"[]", "cannot be loaded"),
+        ("tokenizer.json", b"[" * (20 << 20), "cannot be loaded: maximum recursion depth exceeded"),
+        ("tokenizer.json", {"model": 5}, "cannot be loaded: data did not match any variant"),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "("}}}, "cannot be loaded"),
+        ("tokenizer_config.json", {"model_max_length": "long"}, "cannot be loaded: '>' not supported between"),
+        ("tokenizer_config.json", {"eos_token": 5}, "cannot be loaded: Special token eos_token has to be either"),
+        ("tokenizer_config.json", {"tokenizer_class": 5}, "cannot be loaded"),
+        ("tokenizer_config.json", {"chat_template": 5}, "is a int and not a text"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_is_refused(copy, name, content, said):
+    (copy / "chat_template.jinja").unlink()
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((copy / name).read_bytes()) | content).encode()
+    (copy / name).write_bytes(content)
+    with pytest.raises(TrainerError, match=r"The (tokenizer|chat template) of the-base") as caught:
         load_tokenizer(ModelFiles(copy, name="the-base"))
     assert caught.value.code is ExitCode.MODEL_INVALID
+    assert said in caught.value.message
+    assert str(copy) not in caught.value.message
+
+
+def test_a_tokenizer_s_pattern_that_takes_too_many_steps_breaks_no_process(copy):
+    content = json.loads((copy / "tokenizer.json").read_bytes())
+    split = {"type": "Split", "pattern": {"Regex": r"(\w+\s?)+$"}, "behavior": "Isolated", "invert": False}
+    (copy / "tokenizer.json").write_text(json.dumps(content | {"pre_tokenizer": split}))
+    tokenizer = load_tokenizer(ModelFiles(copy, name="the-base"))
+    begun = time.monotonic()
+    with pytest.raises(BaseException, match="retry-limit-in-match over") as caught:
+        tokenizer("word " * 1000 + "!")
+    assert is_panic(caught.value)
+    assert time.monotonic() - begun < 10
+
+
+def test_memory_that_runs_out_in_a_tokenizer_is_no_fault_of_the_model(copy, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(MemoryError):
+        load_tokenizer(ModelFiles(copy, name="the-base"))
+
+
+@pytest.mark.parametrize("number", [320, 10**6, 2**32 - 1])
+def test_a_token_numbered_beyond_the_embeddings_is_refused(model_directory, copy, number):
+    content = json.loads((copy / "tokenizer.json").read_bytes())
+    taken = content["model"]["vocab"].popitem()[0]
+    content["model"]["merges"] = [merge for merge in content["model"]["merges"] if "".join(merge) != taken]
+    content["model"]["vocab"]["beyond"] = number
+    (copy / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(ModelFiles(copy, name="the-base"))
+    assert len(tokenizer) == 320
+    with pytest.raises(TrainerError, match=f"gives the token 'beyond' the number {number}, but its model has only 320"):
+        module.require_matching_vocabulary(load(model_directory), tokenizer, "the-base")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model_directory):

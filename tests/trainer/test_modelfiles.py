@@ -1,16 +1,18 @@
 """Which models are refused before anything of them is loaded, and how published ones are checked."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from finetune_api.run import ExitCode, JobIdentity, ModelLocation, RunResult
 from finetune_api.spec import Storage
 from finetune_api.status import Result
+from finetune_trainer import modelfiles
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.fetch import fetch_model
 from finetune_trainer.manifest import Manifest, PublishedFile, digest_of
-from finetune_trainer.modelfiles import require_usable_names
+from finetune_trainer.modelfiles import is_needed, require_usable_names
 from finetune_trainer.storage import Store
 
 USABLE = ["config.json", "model.safetensors", "tokenizer.json"]
@@ -38,7 +40,15 @@ def fetch(store, tmp_path, **location):
             "only pickled weights (pytorch_model.bin), which can run code",
         ),
         (["config.json", "tokenizer.json", "consolidated.safetensors"], "has no safetensors weights"),
+        (["config.json", "tokenizer.json", "model-00001-of-00002.safetensors"], "or model.safetensors.index.json with"),
         (["config.json", "model.safetensors"], "has no tokenizer"),
+        (["config.json", "model.safetensors", "tokenizer.model"], "but tokenizer.model, which has to be converted"),
+        ([*USABLE, "a\\b.json"], "has a file with an odd name ('a"),
+        ([*USABLE, "a\0.json"], "has a file with an odd name ('a"),
+        ([*USABLE, "a\nb.json"], "has a file with an odd name ('a"),
+        ([*USABLE, "a\ud800.json"], "has a file with an odd name ('a"),
+        ([*USABLE, "a" * 300 + ".json"], "has a file with an odd name ('aaa"),
+        ([*USABLE, "Config.json"], "has both config.json and Config.json, which some file systems take for one"),
     ],
 )
 def test_a_directory_that_is_no_model_is_refused_by_its_names(names, said):
@@ -47,6 +57,26 @@ def test_a_directory_that_is_no_model_is_refused_by_its_names(names, said):
     assert caught.value.code is ExitCode.MODEL_INVALID
     assert caught.value.message.startswith("s3://team-a/model/")
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["../x.json", "/etc/x.json", "sub/config.json", "._config.json", "._model.safetensors", "Größe (1).json", ".json"],
+)
+def test_files_that_are_not_the_model_s_own_are_left_alone(other):
+    require_usable_names([*USABLE, other], "s3://team-a/model/")
+    assert is_needed(other) is (other == "Größe (1).json")
+
+
+def test_a_model_larger_than_the_disk_is_refused_before_it_is_fetched(s3, store, tmp_path, model_uri, monkeypatch):
+    monkeypatch.setattr(modelfiles.shutil, "disk_usage", lambda _: SimpleNamespace(total=1 << 30, used=0, free=1000))
+    with pytest.raises(
+        TrainerError, match=r"no room for the model s3://team-a/models/tiny/: 0\.0 MiB of 1\.0 GiB are free"
+    ) as caught:
+        fetch(store, tmp_path, uri=model_uri)
+    assert caught.value.code is ExitCode.DISK_FULL
+    assert ", and it takes 0." in caught.value.message
+    assert list((tmp_path / "model").iterdir()) == []
 
 
 def test_a_pickle_beside_safetensors_is_not_even_fetched(s3, store, model_directory, tmp_path):
@@ -139,6 +169,15 @@ def test_an_adapter_is_no_base(s3, store, tmp_path, published):
     adapter = manifest.model_copy(update={"result": RunResult(outcome="Succeeded", result=Result(adapter_uri=uri))})
     s3.put(f"{prefix}manifest.json".removeprefix("s3://team-a/"), adapter.to_bytes())
     with pytest.raises(TrainerError, match="starting from an adapter is not supported yet"):
+        fetch(store, tmp_path, uri=prefix)
+
+
+def test_a_manifest_that_leads_elsewhere_vouches_for_nothing(s3, store, tmp_path, published):
+    prefix, _, _ = published
+    manifest = Manifest.model_validate_json(s3.get(f"{prefix}manifest.json"))
+    elsewhere = manifest.model_copy(update={"location": "s3://team-b/secret/"})
+    s3.put(f"{prefix}manifest.json".removeprefix("s3://team-a/"), elsewhere.to_bytes())
+    with pytest.raises(TrainerError, match=r"has no config\.json"):
         fetch(store, tmp_path, uri=prefix)
 
 

@@ -93,7 +93,7 @@ def _require_plausible(config: dict[str, Any], tensors: int, uri: str) -> None:
     """
     for key, value in _entries(config):
         if isinstance(value, int) and (limit := _limit(key, tensors)) is not None and value > limit:
-            _refuse(f"config.json of {uri} says {key}: {value:.3g}, where {limit} at most is expected of these weights")
+            _refuse(f"config.json of {uri} says {key} {one_line(value, 24)}, where {limit} at most is expected")
 
 
 def _limit(key: str, tensors: int) -> int | None:
