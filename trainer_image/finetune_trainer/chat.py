@@ -31,6 +31,7 @@ from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.records import Record
 from finetune_trainer.template_guard import Watch, require_in_proportion
 from finetune_trainer.wording import (
+    PATIENCE,
     Shape,
     Span,
     Wording,
@@ -43,8 +44,8 @@ from finetune_trainer.wording import (
 
 Messages = Sequence[dict[str, Any]]
 
-_PATIENCE = 250_000
-"""Messages rendered to find the turns of one conversation, one rendering after another: some seconds' work."""
+_FEW = 3
+"""Turns that are found by rendering as fast as in any other way."""
 _WORDINGS = 1000
 """Wordings kept."""
 
@@ -129,6 +130,9 @@ class ChatTemplate:
         """The assistant's turns within ``text``, the whole conversation."""
         wording = self._wording(record, text)
         found = wording.spans(record.messages, text) if wording else None
+        if found is None and len(assistant_turns(record)) > _FEW:
+            wording = self._find_wording(record, text, spare="assistant")
+            found = wording.spans(record.messages, text) if wording else None
         return self._turns(record, text) if found is None else found
 
     def _wording(self, record: Record, text: str) -> Wording | None:
@@ -142,9 +146,9 @@ class ChatTemplate:
             self._wordings[shape] = self._find_wording(record, text)
         return self._wordings[shape]
 
-    def _find_wording(self, record: Record, text: str) -> Wording | None:
+    def _find_wording(self, record: Record, text: str, spare: str | None = None) -> Wording | None:
         try:
-            shown = with_stand_ins(record, absent_from(text))
+            shown = with_stand_ins(record, absent_from(text), spare)
             return find_wording(shown, self._render(shown.record.messages, shown.record.tools)[0], self._turn)
         except Exception:  # whatever it is will come up, and be explained, on the long way
             return None
@@ -152,7 +156,7 @@ class ChatTemplate:
     def _turns(self, record: Record, text: str) -> list[Span]:
         """The assistant's turns, each found by rendering."""
         turns = assistant_turns(record)
-        if len(turns) * len(record.messages) > _PATIENCE:
+        if len(turns) * len(record.messages) > PATIENCE:
             raise TrainerError(
                 ExitCode.DATA_INVALID,
                 f"{record.source}: the model's chat template changes what is said here, so that each of the "

@@ -27,8 +27,8 @@ _TRIMS: dict[tuple[bool, bool], Callable[[str], str]] = {
     (True, False): str.rstrip,
     (False, False): str.strip,
 }
-_FOUND_BY_RENDERING = 64
-"""Turns of one conversation; the others must stand between the same words as one of these."""
+PATIENCE = 100_000
+"""Messages rendered, three times each, to find turns of one conversation: some seconds' work."""
 _CONTEXT = 16
 """Characters of the template's words before a boundary by which it is known again."""
 
@@ -95,10 +95,12 @@ class Shown:
     """Groups: the edge before, index of the message, the edge behind."""
 
 
-def with_stand_ins(record: Record, word: str) -> Shown:
-    """Stand-ins are made of ``word``, which is nowhere in the conversation's text."""
+def with_stand_ins(record: Record, word: str, spare: str | None = None) -> Shown:
+    """Stand-ins made of ``word``, which is nowhere in the conversation's text, but not for the role ``spare``."""
     shown = (
-        {**message, "content": f"{_EDGE}{word}-{index};{_EDGE}"} if message["content"] else message
+        {**message, "content": f"{_EDGE}{word}-{index};{_EDGE}"}
+        if message["content"] and message["role"] != spare
+        else message
         for index, message in enumerate(record.messages)
     )
     return Shown(replace(record, messages=tuple(shown)), re.compile(f"({_EDGE}?){word}-([0-9]+);({_EDGE}?)"))
@@ -151,40 +153,69 @@ class _Turns:
         self._shown, self._text, self._turn = shown, text, turn
         self._rendered = 0
         self._known: dict[object, tuple[str, int]] = {}
-        """Context → (the template's words around and behind a boundary, how many of them are behind it)."""
-        following = [*((int(f[2]), f.start()) for f in found[1:]), (len(shown.messages) - 1, len(text))]
-        self._contents = {int(f[2]): (f.span(), *after) for f, after in zip(found, following, strict=False)}
-        """Index of a message → (where its content is, the index of the next one that is written, where that begins)."""
-        repeated = [index for index, times in Counter(int(f[2]) for f in found).items() if times > 1]
-        for index in repeated:
-            del self._contents[index]
+        """Kind of a boundary → (the template's words around it, how many characters of them are behind it)."""
+        self._written = [int(f[2]) for f in found]
+        """Indices of the messages with stand-ins, as they come in the text."""
+        times = Counter(self._written)
+        self._number = {message: number for number, message in enumerate(self._written) if times[message] == 1}
+        self._begins, self._ends = [*(f.start() for f in found), len(text)], [*(f.end() for f in found)]
 
     def span(self, index: int) -> Span | None:
         """A turn; None, if too many had to be rendered already."""
-        if index not in self._contents:  # empty, or not written exactly once
-            return self._render(index)
-        (begin, end), follower, until = self._contents[index]
-        kinds = [(message["role"], *sorted(message)) for message in self._shown.messages[index : follower + 1]]
-        opening = ("opening", self._shown.messages[index - 1]["role"] if index else None)
-        closing = ("closing", *kinds)
-        last = index == len(self._shown.messages) - 1
-        start, stop = self._find(opening, begin), len(self._text) if last else self._find(closing, until)
+        number = self._number.get(index)
+        if number is not None:
+            return self._between(index, number)
+        before = self._number.get(index - 1)
+        return self._render(index) if before is None else self._behind(index, before)
+
+    def _between(self, index: int, number: int) -> Span | None:
+        """A turn whose content has the stand-in ``number``: the words before and behind that tell where it begins."""
+        messages, text, begin, end = self._shown.messages, self._text, self._begins[number], self._ends[number]
+        since, until = self._ends[number - 1] if number else 0, self._begins[number + 1]
+        opening = ("opening", messages[index - 1]["role"] if index else None)
+        closing = ("closing", *self._kinds(index, number + 1))
+        start = self._find(opening, since, begin)
+        stop = self._find(closing, end, until) if index + 1 < len(messages) else len(text)
         if start is not None and stop is not None:
             return start, stop
-        span = self._render(index, (self._text[:begin], self._text[end:]))
+        span = self._render(index, (text[:begin], text[end:]))
         if span:
-            self._learn(opening, span[0], begin)
-            self._learn(closing, span[1], until)
+            self._learn(opening, span[0], max(since, span[0] - _CONTEXT), begin)
+            self._learn(closing, span[1], max(end, span[1] - _CONTEXT), until)
         return span
 
+    def _behind(self, index: int, number: int) -> Span | None:
+        """A turn without a stand-in behind a message that has the stand-in ``number``.
+
+        What stands in between is written by the template up to where the turn begins, and from where it ends.
+        """
+        messages, text = self._shown.messages, self._text
+        since, until = self._ends[number], self._begins[number + 1]
+        kinds = self._kinds(index - 1, number + 1)
+        begun, _ = self._known.get(("begun", *kinds), (None, 0))
+        stop = self._find(("ended", *kinds), since, until) if index + 1 < len(messages) else len(text)
+        if begun is not None and stop is not None and text.startswith(begun, since, until):
+            return since + len(begun), stop
+        span = self._render(index)
+        if span and since <= span[0] <= span[1] < until:
+            self._known["begun", *kinds] = (text[since : span[0]], 0)
+            self._learn(("ended", *kinds), span[1], span[1], until)
+        return span
+
+    def _kinds(self, index: int, follower: int) -> list[tuple[str, ...]]:
+        """What the messages from ``index`` to the one with the stand-in ``follower`` consist of."""
+        last = self._written[follower] if follower < len(self._written) else len(self._shown.messages)
+        return [(message["role"], *sorted(message)) for message in self._shown.messages[index : last + 1]]
+
     def _render(self, index: int, around: tuple[str, str] | None = None) -> Span | None:
-        self._rendered += 1
-        return self._turn(self._shown, index, self._text, around) if self._rendered <= _FOUND_BY_RENDERING else None
+        self._rendered += len(self._shown.messages)
+        return self._turn(self._shown, index, self._text, around) if self._rendered <= PATIENCE else None
 
-    def _find(self, context: object, until: int) -> int | None:
-        """The boundary before ``until`` if the words before it are known in this context."""
-        words, behind = self._known.get(context, (None, 0))
-        return until - behind if words is not None and self._text.endswith(words, 0, until) else None
+    def _find(self, kind: object, since: int, until: int) -> int | None:
+        """The boundary within the words from ``since`` to ``until``, if they end with words known of this kind."""
+        words, behind = self._known.get(kind, (None, 0))
+        return until - behind if words is not None and self._text.endswith(words, since, until) else None
 
-    def _learn(self, context: object, boundary: int, until: int) -> None:
-        self._known[context] = (self._text[max(0, boundary - _CONTEXT) : until], until - boundary)
+    def _learn(self, kind: object, boundary: int, since: int, until: int) -> None:
+        if since <= boundary:
+            self._known[kind] = (self._text[since:until], until - boundary)

@@ -1,12 +1,17 @@
 """Which tokens are learned, compared token by token with the text they stand for."""
 
+import copy
+
 import pytest
+from tokenizers import Regex, pre_tokenizers, processors
 
 from finetune_api.run import ExitCode
 from finetune_trainer.encoder import Encoder
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.pieces import PIECE
 from finetune_trainer.records import Record
 from tests import tiny
+from tests.chat_templates import ENDED, MARKED, THINKING
 
 SYSTEM = {"role": "system", "content": "be kind"}
 USER = {"role": "user", "content": "say 1"}
@@ -14,21 +19,6 @@ FIRST = {"role": "assistant", "content": "one it is"}
 AGAIN = {"role": "user", "content": "say 2"}
 SECOND = {"role": "assistant", "content": " two it is"}
 
-MARKED = (
-    "{% for m in messages %}[{{ m['role'] }}]{% if m['role'] == 'assistant' %}"
-    "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}"
-    "{% else %}{{ m['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-THINKING = (  # as some reasoning models': earlier turns lose what the last one has
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-ENDED = (  # writes the end token only behind the last message
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}"
-)
 BACKWARDS = "{% for m in messages | reverse %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role here') }}{% endif %}hi"
 
@@ -162,6 +152,68 @@ def test_what_a_template_says_against_a_conversation_reaches_the_user_with_the_l
     assert caught.value.code is ExitCode.DATA_INVALID
     assert caught.value.message.startswith("s3://team-a/chat.jsonl line 7")
     assert "no system role here" in caught.value.message
+
+
+def test_a_text_of_many_pieces_has_the_tokens_of_the_whole():
+    """Longer texts than the tokenizer is given at once; broken at spaces, which it does not reach across."""
+    text = "the quick brown fox, jumps over 2 lazy dogs.\nWhat is é? " * 3000
+    assert len(text) > 2 * PIECE
+    encoded = encoder(max_length=1000).encode([Record("line 1", text=text)], "training")
+    ids = [token for example in encoded for token in example.ids]
+    end = tiny.tokenizer().eos_token_id
+    assert ids == [*tiny.tokenizer()(text)["input_ids"], end]
+    assert [example.labels for example in encoded] == [len(example.ids) - 1 for example in encoded]
+
+
+def test_turns_are_learned_in_every_piece_of_a_long_conversation():
+    many = (USER, FIRST) * 3000
+    (example,) = encoder(max_length=200_000).encode([chat(*many)], "training")
+    assert len(tiny.tokenizer().decode(list(example.ids))) > 2 * PIECE
+    assert pieces(example, 1) == "one it is<|im_end|>\n" * 3000
+
+
+def test_of_a_record_far_longer_than_max_length_only_what_can_be_kept_is_tokenized(monkeypatch):
+    long = chat(USER, {"role": "assistant", "content": "one two " * 500_000})
+    made = encoder(max_length=50)
+    given = []
+    encode = made._encode
+    monkeypatch.setattr(made, "_encode", lambda texts: given.extend(texts) or encode(texts))
+    (example,) = made.encode([long], "training")
+    assert len(example.ids) == 50
+    assert sum(map(len, given)) < 2 * PIECE
+
+
+def test_the_tokens_that_a_tokenizer_adds_of_its_own_accord_are_there_and_not_learned():
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    start, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|im_end|>", special_tokens=[("<|endoftext|>", start), ("<|im_end|>", end)]
+    )
+    (example,) = Encoder(tokenizer, 64).encode([Record("line 1", text="hello world")], "training")
+    assert list(example.ids) == tokenizer("hello world")["input_ids"]
+    assert example.ids[0] == start
+    assert list(example.learned) == [0] + [1] * (len(example.ids) - 1)
+    (of_template,) = Encoder(tokenizer, 64).encode([chat(USER, FIRST)], "training")
+    assert start not in of_template.ids
+
+
+def test_a_tokenizer_that_breaks_on_a_record_names_it():
+    """The library's panics are no Exception."""
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    records = [Record("line 1", text="b"), Record("line 2", text="a" * 40 + "b"), Record("line 3", text="b")]
+    with pytest.raises(TrainerError, match="line 2: the model's tokenizer breaks on this record") as caught:
+        Encoder(tokenizer, 64).encode(records, "training")
+    assert caught.value.code is ExitCode.MODEL_INVALID
+
+
+def test_a_fault_in_the_data_ends_the_work_with_its_own_error():
+    def records():
+        yield from (Record(f"line {n}", text="hello " * 1000) for n in range(300))
+        raise TrainerError(ExitCode.DATA_INVALID, "line 301 is broken")
+
+    with pytest.raises(TrainerError, match="line 301 is broken"):
+        encoder().encode(records(), "training")
 
 
 def test_a_template_runs_in_a_sandbox():
