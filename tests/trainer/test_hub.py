@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests import small_disk
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
 import json, sys
@@ -125,6 +127,19 @@ def test_a_hub_that_cannot_be_reached_is_a_trouble_that_may_pass(tmp_path):
     found = json.loads(done.stdout)
     assert found["code"] == "STORAGE_UNAVAILABLE"
     assert "Check the network from the training pod" in found["message"]
+
+
+if small_disk.can_be_made():
+
+    def test_a_model_that_fills_the_disk_is_told_with_the_room_there_is(hub, tmp_path):
+        env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
+        env.pop("HF_HUB_OFFLINE", None)
+        asked = json.dumps({"uri": "hf://org/tiny"}) + "\n"
+        program = small_disk.command(tmp_path, 64 << 10, sys.executable, "-c", PROGRAM)
+        done = subprocess.run(program, env=env, input=asked, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        assert found["code"] == "DISK_FULL"
+        assert "The disk has no room for the model hf://org/tiny: " in found["message"]
 
 
 @pytest.mark.parametrize("revision", [None, "v1"])
