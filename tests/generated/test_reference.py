@@ -60,7 +60,7 @@ def test_what_is_refused_for_now_is_said_of_the_field_of_its_values_and_of_all_b
     assert SPEC["suspend"].support == "not supported yet: `true`"
     assert SPEC["data.prepare.minTokens"].support == "not supported yet"
     page = reference.finetunejob()
-    inner = next(line for line in page.splitlines() if line.startswith("| `minTokens`"))
+    inner = next(line for line in page.splitlines() if line.startswith("| `prepare.minTokens`"))
     assert "not supported yet" in inner
 
 

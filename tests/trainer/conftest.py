@@ -23,8 +23,10 @@ from finetune_trainer.__main__ import tune
 from finetune_trainer.ending import run_to_end
 from finetune_trainer.progress import Progress
 from finetune_trainer.report import Reporter
+from finetune_trainer.stopping import StopRequest
 from tests import tiny
 from tests.faulty_s3 import FaultyS3, in_front_of
+from tests.trainer import zygote as zygotes
 
 BUCKET = "team-a"
 
@@ -164,14 +166,13 @@ class Trainer:
         uri = self.s3.put(f"data/{self.directory.name}/{name}", content)
         return {"train": [{"uri": uri}], "validationFraction": fraction}
 
-    def run(self, **changes: Any) -> Ended:
+    def run(self, progress: Progress | None = None, stop: StopRequest | None = None, **changes: Any) -> Ended:
         """Runs to the end in this process, which Accelerate otherwise allows to choose its precision only once."""
         AcceleratorState._reset_state(reset_partial_state=True)
         config = self.config(**changes)
         scratch, log = self.directory / "scratch", self.directory / "termination-log"
         scratch.mkdir(exist_ok=True)
-        reporter = Reporter(None)
-        code = run_to_end(lambda: tune(config, scratch, Progress(reporter)), log)
+        code = run_to_end(lambda: tune(config, scratch, progress or Progress(Reporter(None)), stop), log)
         return Ended(code, RunResult.model_validate_json(log.read_bytes()), config)
 
     def start(self, config: RunConfig | str, program: tuple[str, ...] = ("-m", "finetune_trainer"), **env: str) -> Any:
@@ -210,6 +211,12 @@ def trainer(s3: S3, model_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for process in made.started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[zygotes.Zygote]:
+    with zygotes.started() as process:
+        yield process
 
 
 @pytest.fixture

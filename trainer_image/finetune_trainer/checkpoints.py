@@ -21,9 +21,6 @@ from finetune_trainer.storage_errors import WrongBytes
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_MANIFEST = 1 << 20
-"""Bytes."""
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -73,7 +70,7 @@ class Checkpoints:
         self, name: str, sizes: Mapping[str, int], directory: Path, fingerprint: Callable[[], Fingerprint]
     ) -> Checkpoint:
         uri = self.uri_of(name)
-        manifest = self._manifest(name, sizes[MANIFEST_NAME])
+        manifest = self._manifest(name)
         for file in manifest.files:
             if sizes.get(file.path) != file.size:
                 there = f"{sizes[file.path]} of" if file.path in sizes else "none of"
@@ -88,9 +85,7 @@ class Checkpoints:
         fingerprint().require(manifest.fingerprint)
         return Checkpoint(manifest.step, directory, uri)
 
-    def _manifest(self, name: str, size: int) -> CheckpointManifest:
-        if size > _LARGEST_MANIFEST:
-            raise Unusable(f"has a manifest of {size} bytes, and none needs more than {_LARGEST_MANIFEST}")
+    def _manifest(self, name: str) -> CheckpointManifest:
         try:
             content = self._store.read(f"{self.uri_of(name)}{MANIFEST_NAME}")
         except TrainerError as error:
