@@ -12,7 +12,7 @@ from pydantic import Field
 
 from finetune_api.base import Model, StatusModel
 from finetune_api.conditions import Phase, Reason
-from finetune_api.spec import Checkpoint, Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
+from finetune_api.spec import PLAIN_PATH, Checkpoint, Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
 from finetune_api.status import Metric, Result, Usage
 
 CONTRACT_VERSION = 1
@@ -90,6 +90,8 @@ class ModelLocation(Model):
     digest: str | None = None
     """``sha256:…`` that the manifest of a ``job://`` result must have."""
 
+    rules = (PLAIN_PATH,)
+
 
 class RunConfig(Model):
     """The run file: everything a trainer needs to know, with all defaults filled in. Holds no secret.
@@ -110,7 +112,7 @@ class RunConfig(Model):
     checkpoint: Checkpoint = Checkpoint()
     on_divergence: Literal["Fail", "Rewind"] = "Fail"
     """``runPolicy.onDivergence``."""
-    output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/.*/$")]
+    output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/([^/]*[^/.][^/]*/|/)*$")]
     """Where this attempt publishes: ``s3://…/``, its own."""
 
     @classmethod

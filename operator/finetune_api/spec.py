@@ -4,6 +4,7 @@ Everything a user may write is here, also what nothing acts on yet: such fields 
 A field's docstring is its description in the CRD and in the reference.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -18,6 +19,13 @@ Quantity = (
     | Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 )
 Share = Annotated[float, Field(ge=0, le=1)]
+PLAIN_PATH = Rule(
+    "uri",
+    "!self.uri.matches('/[.][.]?(/|$)')",
+    "uri must not have . or .. between its slashes: name the place itself",
+    lambda m: not re.search(r"/\.\.?(/|$)", m.uri),
+)
+"""HTTP clients take such a part for the folder above, and would ask for another bucket."""
 
 
 class ModelSource(Model):
@@ -50,6 +58,7 @@ class ModelSource(Model):
             "credentials are for hf:// models only; S3 credentials go to spec.storage.credentials",
             lambda m: m.credentials is None or m.uri.startswith("hf://"),
         ),
+        PLAIN_PATH,
     )
 
 
@@ -80,6 +89,8 @@ class DataSource(Model):
     """Weight of this set among several."""
     template: Annotated[str | None, NotYet()] = Field(default=None, max_length=16384)
     """Prompt template for this set (Jinja). Absent: the model's chat template."""
+
+    rules = (PLAIN_PATH,)
 
 
 DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1, max_length=16)]
@@ -296,6 +307,8 @@ class Output(Model):
     """S3 prefix to publish under; every attempt writes below a prefix of its own: `s3://team-a/adapters/`."""
     merge_adapter: Annotated[bool | None, NotYet((True,))] = None
     """Publish the base with the adapter merged into it, instead of the adapter alone."""
+
+    rules = (PLAIN_PATH,)
 
 
 class Resources(Model):

@@ -50,7 +50,9 @@ def test_the_api_server_refuses_what_is_not_supported_yet_and_names_the_field(pa
 
 
 VALUES: dict[str, st.SearchStrategy[object]] = {
-    "model.uri": st.sampled_from(["hf://a/b", "s3://b/m/", "job://base", "pvc://c/m", "hf://", "nonsense"]),
+    "model.uri": st.sampled_from(
+        ["hf://a/b", "s3://b/m/", "job://base", "pvc://c/m", "hf://", "s3://b/../m/", "nonsense"]
+    ),
     "model.revision": st.sampled_from(["main", ""]),
     "model.credentials": st.sampled_from(["token", "UPPER"]),
     "storage.endpointUrl": st.sampled_from(["https://minio:9000", "minio"]),

@@ -53,6 +53,32 @@ def test_only_models_that_a_pod_can_load_get_into_a_run_file() -> None:
         ModelLocation(uri="job://docs-base")
 
 
+@pytest.mark.parametrize("uri", ["s3://b/../other/", "s3://b/x/..", "s3://../x/", "hf://../x"])
+def test_a_run_file_names_no_place_by_a_way_around(uri: str) -> None:
+    with pytest.raises(ValidationError, match=r"must not have \. or \.\. between its slashes"):
+        ModelLocation(uri=uri)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "good"),
+    [
+        ("s3://b/out/bot/0a-0/", True),
+        ("s3://b/a//b.c/...d/", True),
+        ("s3://b/../c/", False),
+        ("s3://b/c/../", False),
+        ("s3://b/./", False),
+        ("s3://b/c", False),
+    ],
+)
+def test_a_run_publishes_below_its_prefix_and_nowhere_else(prefix: str, good: bool) -> None:
+    identity, model = JobIdentity(namespace="n", name="j", uid="u"), ModelLocation(uri="hf://a/b")
+    try:
+        accepted = bool(RunConfig.of(read_spec(SPEC), identity, 0, model, prefix))
+    except ValidationError:
+        accepted = False
+    assert accepted is good
+
+
 @given(
     message=st.text(max_size=20_000),
     metrics=st.lists(st.builds(Metric, name=st.text(min_size=1, max_size=64), value=st.floats(-1e9, 1e9)), max_size=64),

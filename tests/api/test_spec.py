@@ -69,6 +69,11 @@ BROKEN = [
     ("resources.memory", "12x", "spec.resources.memory"),
     ("runPolicy.maxRetries", -1, "spec.runPolicy.maxRetries"),
     ("output.uri", "file:///tmp/out", "spec.output.uri"),
+    ("model.uri", "s3://b/../other/m/", "uri must not have . or .. between its slashes"),
+    ("model.uri", "s3://../m/", "uri must not have . or .. between its slashes"),
+    ("model.uri", "s3://b/m/..", "uri must not have . or .. between its slashes"),
+    ("data.train", [{"uri": "s3://b/./x.jsonl"}], "uri must not have . or .. between its slashes"),
+    ("output.uri", "s3://b/../../other", "uri must not have . or .. between its slashes"),
     # Rules that span fields.
     ("data.validation", [{"uri": "s3://b/v.jsonl"}], "either data.validation (files) or data.validationFraction"),
     ("data.validationFraction", None, "either data.validation (files) or data.validationFraction"),
