@@ -10,7 +10,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from finetune_api.run import ExitCode
 from finetune_trainer import template_guard
+from finetune_trainer.chat import ChatTemplate
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.records import Record
 from finetune_trainer.template_guard import Watch, require_in_proportion
 from tests import tiny, tool_templates
 
@@ -294,9 +296,17 @@ def test_a_text_far_longer_than_its_conversation_is_refused():
         ("{{ messages[0].nothing.at_all }}", ExitCode.DATA_INVALID, "refuses the conversation"),
     ],
 )
-def test_a_run_with_a_bad_template_ends_with_a_sentence(s3, trainer, model_directory, template, code, said):
+def test_a_template_that_fails_is_told_from_a_conversation_that_it_refuses(template, code, said):
+    chat = ChatTemplate(tiny.tokenizer(chat_template=template))
+    with pytest.raises(TrainerError) as caught:
+        chat.conversation(Record("s3://team-a/chat.jsonl line 7", messages=tuple(CHAT)))
+    assert (caught.value.code, said in caught.value.message) == (code, True), caught.value.message
+
+
+def test_a_run_with_a_bad_template_ends_with_a_sentence(s3, trainer, model_directory):
     uri = s3.put_directory("models/bad-template", model_directory)
-    s3.put("models/bad-template/chat_template.jinja", template.encode())
+    s3.put("models/bad-template/chat_template.jinja", b"{{ 'a' * 10 ** 10 }}")
     ended = trainer.run(model={"uri": uri}, data=trainer.data(tiny.json_lines(*tiny.CHATS)))
-    assert (ended.code, said in ended.message) == (code, True), ended.message
+    assert (ended.code, ended.result.error.reason) == (ExitCode.MODEL_INVALID, "ModelInvalid")
+    assert "The model's chat template makes a text or list of 1e+10 characters or items" in ended.message
     assert s3.names(ended.config.output_prefix) == []
