@@ -26,5 +26,6 @@ that says what is missing. Whatever is measured in a process of its own goes thr
 SECTIONS = {
     "cpu": "speed, memory and eval loss of the training loop on a CPU, beside TRL and transformers' Trainer",
     "startup": "CPU-seconds from the start to the first optimizer step, beside TRL and the floor",
+    "gpu": "LoRA on a Llama of 8 billion weights: speed, memory, longest context; needs a CUDA GPU",
 }
 """Name on the command line → what it measures, in the order of the table. The module has the section's name."""

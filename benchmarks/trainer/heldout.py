@@ -28,7 +28,8 @@ def loss(model: Any, examples: list[dict[str, list[int]]]) -> float:
     """Mean over all learned tokens, in nats; one chat a forward pass, so that there is nothing to mask."""
     total, learned = 0.0, 0
     for example in examples:
-        ids, labels = torch.tensor([example["input_ids"]]), torch.tensor(example["labels"][1:])
+        ids = torch.tensor([example["input_ids"]], device=model.device)
+        labels = torch.tensor(example["labels"][1:], device=model.device)
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1]  # [T - 1, V]
         total += float(functional.cross_entropy(logits.float(), labels, ignore_index=-100, reduction="sum"))
         learned += int((labels != -100).sum())
@@ -36,7 +37,7 @@ def loss(model: Any, examples: list[dict[str, list[int]]]) -> float:
 
 
 def main(directory: Path, adapters: list[Path]) -> None:
-    """Measures the base, then every adapter, each on a fresh copy of the base, in fp32."""
+    """Measures the base, then every adapter, each on a fresh copy of the base."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -44,9 +45,9 @@ def main(directory: Path, adapters: list[Path]) -> None:
     examples = workload.encoded(workload.held_out)
     found = []
     for adapter in (None, *adapters):
-        model: Any = AutoModelForCausalLM.from_pretrained(workload.model, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(workload.model, dtype=workload.setting.dtype)
         tuned = model if adapter is None else PeftModel.from_pretrained(model, adapter)
-        found.append(loss(tuned.eval(), examples))
+        found.append(loss(tuned.to("cuda" if torch.cuda.is_available() else "cpu").eval(), examples))
     tell(losses=found)
 
 

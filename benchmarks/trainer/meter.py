@@ -1,6 +1,10 @@
-"""Processor time, wall time and memory of the part of a process that trains."""
+"""Processor time, wall time and memory of the part of a process that trains.
+
+Imports no torch: it is there already where there is a GPU to ask.
+"""
 
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +27,20 @@ class Meter:
     def start(self) -> None:
         """From here on it counts."""
         self._before = memory()
+        if cuda := _cuda():
+            cuda.synchronize()
+            cuda.reset_peak_memory_stats()
         _CLEAR.write_text("5")  # so that VmHWM is the peak from now on (proc(5))
         self.started_cpu, self._started_system = time.process_time(), os.times().system
         self._started_wall = time.monotonic()
 
     def stop(self) -> None:
         """Up to here."""
+        if cuda := _cuda():
+            cuda.synchronize()
+            self._figures["gpu_peak"] = cuda.max_memory_reserved() / 2**20
         peak = memory()["VmHWM"]
-        self._figures = {
+        self._figures |= {
             "cpu": time.process_time() - self.started_cpu,
             "system": os.times().system - self._started_system,
             "wall": time.monotonic() - self._started_wall,
@@ -41,7 +51,7 @@ class Meter:
 
     def figures(self) -> dict[str, Any]:
         """Seconds: ``cpu``, of which the kernel took ``system``, and ``wall``. MiB: ``resident_before``,
-        ``peak_training``, and ``peak`` since the process began."""
+        ``peak_training``, and ``peak`` since the process began; ``gpu_peak`` of GPU memory in training, on a GPU."""
         return dict(self._figures)
 
 
@@ -49,3 +59,9 @@ def memory() -> dict[str, float]:
     """Resident memory now (``VmRSS``) and at most so far (``VmHWM``), MiB."""
     lines = (line.split() for line in _STATUS.read_text().splitlines())
     return {line[0][:-1]: int(line[1]) / 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+
+
+def _cuda() -> Any:
+    """torch.cuda, if there is a GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_available() else None

@@ -2,13 +2,16 @@
 
     python -m benchmarks.trainer.ours --run <run file>
 
-runs the trainer with a meter around its loop, and nothing else changed.
+runs the trainer with a meter around its loop, and nothing else changed; with ``--model <directory>`` it takes the model
+from there, which saves sending the 16 GB of a large one through a test server.
 """
 
+import argparse
 import contextlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +63,10 @@ def s3() -> Iterator[Server]:
         server.stop()
 
 
-def put(server: Server, workload: Workload) -> None:
-    """Uploads model and data."""
-    server.put_directory("model/", workload.model)
+def put(server: Server, workload: Workload, model: bool = True) -> None:
+    """Uploads model and data, or the data alone."""
+    if model:
+        server.put_directory("model/", workload.model)
     for path in (workload.train, workload.held_out):
         server.client.upload_file(str(path), BUCKET, path.name)
 
@@ -93,7 +97,7 @@ def run_file(server: Server, workload: Workload, name: str, training: dict[str, 
             "batchSize": setting.batch_size,
             "maxLength": setting.longest,
             "seed": setting.seed,
-            "precision": "fp32",
+            "precision": "bf16" if setting.dtype == "bfloat16" else "fp32",
         }
         | training,
         "evaluation": {},
@@ -101,8 +105,13 @@ def run_file(server: Server, workload: Workload, name: str, training: dict[str, 
     }
 
 
-def train(server: Server, workload: Workload, name: str, training: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Runs the trainer in a process of its own, fetches the adapter to ``out``, and returns what it took."""
+def train(
+    server: Server, workload: Workload, name: str, training: dict[str, Any], out: Path, from_disk: bool = False
+) -> dict[str, Any]:
+    """Runs the trainer in a process of its own, fetches the adapter to ``out``, and returns what it took.
+
+    ``from_disk``: the model is not in S3.
+    """
     scratch = out.with_name(f"{out.name}-scratch")
     scratch.mkdir(parents=True)
     run = scratch / "run.json"
@@ -110,6 +119,7 @@ def train(server: Server, workload: Workload, name: str, training: dict[str, Any
     log = scratch / "termination-log"
     figures = measured(
         *("-m", "benchmarks.trainer.ours", "--run", str(run)),
+        *(("--model", str(workload.model)) if from_disk else ()),
         FINETUNE_SCRATCH=str(scratch),
         FINETUNE_TERMINATION_LOG=str(log),
     )
@@ -121,9 +131,16 @@ def train(server: Server, workload: Workload, name: str, training: dict[str, Any
 def main() -> int:
     """The trainer, with a meter from ``begin_training`` to the last step."""
     from benchmarks.trainer.meter import Meter
+    from finetune_trainer import fetch
     from finetune_trainer.__main__ import main as trainer
+    from finetune_trainer.modelfiles import ModelFiles
     from finetune_trainer.progress import Progress, StepDone
 
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path)
+    chosen, sys.argv[1:] = parser.parse_known_args()
+    if chosen.model:
+        fetch.fetch_model = lambda location, _store, _directory: ModelFiles(chosen.model, location.uri)
     meter = Meter()
     steps: list[StepDone] = []
     begin, trained = Progress.begin_training, Progress.trained

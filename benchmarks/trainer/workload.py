@@ -45,14 +45,20 @@ class Setting:
     layers: int = 6
     heads: int = 8
     key_value_heads: int = 4
+    embeddings: int | None = None
+    """Rows of the embedding. Absent: as many as the tokenizer has tokens, tied to the head; else both are untied."""
+    dtype: str = "float32"
+    """Of weights and computation, by torch's name."""
     batch_size: int = 16
     """Records an optimizer step."""
+    together: int = 8
+    """Records a padded forward pass."""
     learning_rate: float = 1e-3
     seed: int = 42
 
 
 TINY = Setting(
-    chats=24, held_out=4, median_tokens=30, longest=64, vocabulary=320, words=50, hidden=32, intermediate=64, layers=2,
+    chats=24, held_out=4, median_tokens=30, longest=128, vocabulary=320, words=50, hidden=32, intermediate=64, layers=2,
     heads=2, key_value_heads=2, batch_size=8,
 )  # fmt: skip
 """For tests of the benchmark itself."""
@@ -108,19 +114,20 @@ class Workload:
         return {"input_ids": ids, "labels": [i if learned else -100 for i, learned in zip(ids, mask, strict=True)]}
 
 
-def make(directory: Path, setting: Setting) -> Workload:
-    """Writes model, tokenizer and data below ``directory``."""
+def make(directory: Path, setting: Setting, model: Path | None = None) -> Workload:
+    """Writes model, tokenizer and data below ``directory``; with ``model``, that one is linked to and taken."""
     workload = Workload(directory, setting)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _SETTING).write_text(json.dumps(asdict(setting)))
     chance = random.Random(setting.seed)
     text = _Text(chance, setting.words)
-    tokenizer = tiny.tokenizer(
-        setting.vocabulary, CHAT_TEMPLATE, tuple(text.sentence(30) for _ in range(8 * setting.words // 30))
-    )
-    tokenizer.pad_token = "<|endoftext|>"
-    tokenizer.save_pretrained(workload.model)
-    _save_model(workload)
+    if model:
+        workload.model.symlink_to(model.resolve(), target_is_directory=True)
+    else:
+        tokenizer = tiny.tokenizer(setting.vocabulary, CHAT_TEMPLATE, text.sample())
+        tokenizer.pad_token = "<|endoftext|>"
+        tokenizer.save_pretrained(workload.model)
+        _save_model(workload)
     for path, count in ((workload.train, setting.chats), (workload.held_out, setting.held_out)):
         path.write_bytes(tiny.json_lines(*(_chat(workload, text, chance) for _ in range(count))))
     return workload
@@ -146,6 +153,10 @@ class _Text:
         """``length`` words."""
         return " ".join(self._words[word] for word in itertools.islice(self._walk(), length))
 
+    def sample(self) -> tuple[str, ...]:
+        """Enough sentences to train a tokenizer on."""
+        return tuple(self.sentence(30) for _ in range(8 * len(self._words) // 30))
+
     def _walk(self) -> Iterator[int]:
         word = self._drawn()
         while True:
@@ -160,11 +171,12 @@ def _chat(workload: Workload, text: _Text, chance: random.Random) -> Chat:
     target = min(setting.longest, max(20, drawn))
     turns = chance.randint(1, 3) if target > setting.longest // 4 else 1
     words = max(2 * turns, target - 2 * turns * _MESSAGE_OVERHEAD)
-    while True:
+    while words:
         chat = {"messages": list(_messages(text, turns, words))}
         if len(workload.tokenizer.apply_chat_template(chat["messages"])["input_ids"]) <= setting.longest:
             return chat
         words = words * 9 // 10
+    raise ValueError(f"no chat is as short as {setting.longest} tokens with a vocabulary of {setting.vocabulary}")
 
 
 def _messages(text: _Text, turns: int, words: int) -> Iterator[dict[str, str]]:
@@ -181,7 +193,7 @@ def _save_model(workload: Workload) -> None:
     setting, tokenizer = workload.setting, workload.tokenizer
     torch.manual_seed(setting.seed)
     config = LlamaConfig(
-        vocab_size=setting.vocabulary,
+        vocab_size=setting.embeddings or setting.vocabulary,
         hidden_size=setting.hidden,
         intermediate_size=setting.intermediate,
         num_hidden_layers=setting.layers,
@@ -191,9 +203,12 @@ def _save_model(workload: Workload) -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
+        tie_word_embeddings=setting.embeddings is None,
+        dtype=setting.dtype,
     )
-    LlamaForCausalLM(config).save_pretrained(workload.model)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM._from_config(config)
+    model.save_pretrained(workload.model)
 
 
 def tokens(encoded: Sequence[dict[str, list[int]]]) -> int:
