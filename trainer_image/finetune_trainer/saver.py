@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -140,7 +141,7 @@ class Saver:
         directory = self._directory / name
         with self._pace.saving():
             try:
-                SavedTraining(training.snapshot(lent=True), self._base, self._made_with).write(directory)
+                SavedTraining(_needed(training), self._base, self._made_with).write(directory)
             except (OSError, SafetensorError) as error:
                 shutil.rmtree(SavedTraining.unfinished(directory), ignore_errors=True)
                 self._complain(step, _explained(error, self._directory))
@@ -149,13 +150,13 @@ class Saver:
         with self._lock:
             self._folders.add(directory)
             self._local = saved
-        self._tidy_up()
         return saved
 
     def _bring(self, saved: Checkpoint | None) -> None:
         """To S3, as soon as the one before is there."""
         if saved:
             self._uploads.put(saved)
+        self._tidy_up()
 
     def _upload(self, checkpoint: Checkpoint, group: Group) -> None:
         """In the thread of the uploads."""
@@ -187,6 +188,12 @@ class Saver:
             done, self._folders = self._folders - needed, self._folders & needed
         for directory in done:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _needed(training: Loop) -> Snapshot:
+    """For the steps to come. Where there are none, the moments, two thirds of it, are of no use any more."""
+    snapshot = training.snapshot(lent=True)
+    return snapshot if training.state.step < training.plan.total_steps else replace(snapshot, optimizer={})
 
 
 def _explained(error: Exception, directory: Path) -> str:
