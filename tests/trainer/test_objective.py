@@ -14,7 +14,7 @@ from finetune_trainer.batches import Cut
 from finetune_trainer.encoding import Encoded, Example
 from finetune_trainer.evaluate import Measured, evaluate
 from finetune_trainer.layout import choose_layout
-from finetune_trainer.objective import LanguageModeling, collate
+from finetune_trainer.objective import IGNORED, LanguageModeling, collate
 
 CPU = torch.device("cpu")
 
@@ -56,17 +56,22 @@ def test_padded_records_lie_one_a_row_and_padding_is_neither_seen_nor_learned():
     batch = collate([LONG, SHORT], False, CPU)
     assert batch.ids.tolist() == [[5, 6, 7, 8, 9, 10], [11, 12, 13, 0, 0, 0]]
     assert batch.arguments["attention_mask"].tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0]]
-    assert [at.tolist() for at in batch.at] == [[0, 0, 0, 1, 1], [1, 2, 4, 0, 1]]
-    assert batch.targets.tolist() == [7, 8, 10, 12, 13]
+    assert [at[:5].tolist() for at in batch.at] == [[0, 0, 0, 1, 1], [1, 2, 4, 0, 1]]
+    assert batch.targets.tolist() == [7, 8, 10, 12, 13] + [IGNORED] * 27
 
 
 def test_packed_records_lie_in_one_row_and_each_begins_at_position_zero():
     batch = collate([LONG, SHORT], True, CPU)
-    assert batch.ids.tolist() == [[5, 6, 7, 8, 9, 10, 11, 12, 13]]
-    assert batch.arguments["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2]]
-    assert batch.arguments["cu_seq_lens_q"].tolist() == [0, 6, 9]
-    assert [at.tolist() for at in batch.at] == [[0] * 5, [1, 2, 4, 6, 7]]
-    assert batch.targets.tolist() == [7, 8, 10, 12, 13]
+    assert batch.ids[:, :9].tolist() == [[5, 6, 7, 8, 9, 10, 11, 12, 13]]
+    assert batch.arguments["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, *range(23)]]
+    assert [at[:5].tolist() for at in batch.at] == [[0] * 5, [1, 2, 4, 6, 7]]
+    assert batch.targets.tolist() == [7, 8, 10, 12, 13] + [IGNORED] * 27
+
+
+def test_a_packed_row_is_made_even_by_a_record_of_which_nothing_is_learned():
+    assert collate([LONG, SHORT], True, CPU).arguments["cu_seq_lens_q"].tolist() == [0, 6, 9, 32]
+    full = collate([example(range(32), [0] + [1] * 31)], True, CPU)
+    assert full.arguments["cu_seq_lens_q"].tolist() == [0, 32]
 
 
 def test_the_loss_is_that_of_transformers(model):
@@ -81,6 +86,7 @@ def test_the_loss_is_that_of_transformers(model):
 def test_every_layout_has_the_same_loss_gradients_and_accuracy(model, monkeypatch, packed, headless, at_once):
     expected = loss(model, LONG, SHORT)
     monkeypatch.setattr(objective, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(objective, "_EVEN", 2)
     if packed:
         assert choose_layout(model).packed
     found = loss(model, LONG, SHORT, packed=packed, headless=headless)
@@ -92,11 +98,15 @@ def test_every_layout_has_the_same_loss_gradients_and_accuracy(model, monkeypatc
 def test_chunks_of_logits_are_not_kept_for_the_backward_pass(model, monkeypatch):
     from finetune_trainer.memory import bytes_left_behind
 
-    records = [example(range(60), [0] + [1] * 59)] * 4
-    language = LanguageModeling(model, headless=True)
-    kept = bytes_left_behind(lambda: language(collate(records, False, CPU)), model)
+    batch = collate([example(range(60), [0] + [1] * 59)] * 4, False, CPU)
+
+    def kept():
+        language = LanguageModeling(model, headless=True)
+        return bytes_left_behind(lambda: language(batch), model)
+
+    whole = kept()
     monkeypatch.setattr(objective, "_LOGITS_AT_ONCE", 1)
-    assert kept - bytes_left_behind(lambda: language(collate(records, False, CPU)), model) >= 4 * 4 * 59 * 320
+    assert whole - kept() >= 4 * 4 * 59 * 320
 
 
 def test_evaluation_equals_a_closed_form():

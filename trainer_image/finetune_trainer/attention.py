@@ -65,7 +65,7 @@ def attend(
         sdpa_attention_forward(
             module, q, k, v, _band(q, sliding_window), dropout=dropout, scaling=scaling, is_causal=True
         )[0]
-        for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+        for q, k, v in zip(*(torch.split(states, lengths, 2) for states in (query, key, value)), strict=True)
     ]
     return torch.cat(parts, dim=1), None
 

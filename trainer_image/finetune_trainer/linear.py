@@ -24,7 +24,7 @@ def onednn_is_faster(processors: Path = _PROCESSORS) -> bool:
     MKL keeps to AVX2 on processors of AMD, oneDNN does not: 2.1 to 2.4 times as fast where there is AVX-512. By the
     processor's name and not by a measurement, so that equal machines compute the same.
     """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
         return "AuthenticAMD" in processors.read_text()
@@ -49,7 +49,7 @@ class _FrozenLinear(torch.autograd.Function):
         return out if bias is None else out.add_(bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return product(gradient, weight.t()), None, None
 
@@ -74,7 +74,7 @@ class _LoraLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, down, weight, a, b = ctx.saved_tensors
         up = product(gradient, b.t()).mul_(ctx.scaling)  # [T, r]
         grad_x = None

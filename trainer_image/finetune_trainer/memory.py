@@ -17,8 +17,8 @@ from finetune_trainer.errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
-_CPU_TOKENS = 1024
-"""Enough to keep matrix products busy; more only takes memory (measured: 1,024 is as fast as 512 and 2,048)."""
+_CPU_TOKENS = 512
+"""Enough to keep matrix products busy; more is hardly faster and takes more memory (docs/performance.md)."""
 _GPU_TOKENS = 16_384
 _SHARE = 0.7
 """Of the free memory; the rest is for what comes and goes in between, and for fragments."""

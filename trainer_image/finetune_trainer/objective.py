@@ -15,8 +15,15 @@ from torch.utils.checkpoint import checkpoint
 from finetune_trainer.attention import boundaries
 from finetune_trainer.encoding import Example
 
-_LOGITS_AT_ONCE = 2**26
-"""Logits beyond which they are computed in chunks, and again for the backward pass: 256 MiB in fp32."""
+_LOGITS_AT_ONCE, _LOGITS_AT_LEAST = 2**26, 2**20
+"""Logits beyond which they are computed in chunks, and again for the backward pass: 256 MiB in fp32; or 4 MiB, where
+memory counts more than time."""
+
+_EVEN = 32
+"""Tokens of a packed row, and learned tokens, are made a multiple of this: a processor likes even shapes, and every
+other shape costs memory for a kernel of its own (measured: 30 MiB each with oneDNN)."""
+IGNORED = -100
+"""Target that does not count, by cross_entropy's convention."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,9 @@ class Batch:
     arguments: dict[str, Any]
     """How the records lie in it: a mask where they are padded, positions and boundaries where they are packed."""
     at: tuple[Tensor, Tensor]
-    """Row and column of the N tokens whose successor is learned."""
+    """Row and column of the tokens whose successor is learned: [N], then some that do not count."""
     targets: Tensor
-    """[N] those successors."""
+    """Those successors: [N], then IGNORED."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,9 @@ def collate(examples: Sequence[Example], packed: bool, device: torch.device) -> 
     """Examples as one batch on ``device``: one after the other in a row, or one a row, padded on the right."""
     ids = [torch.frombuffer(example.ids, dtype=torch.int32).long() for example in examples]
     learned = [torch.frombuffer(bytearray(example.learned), dtype=torch.bool) for example in examples]
+    if packed and (surplus := sum(map(len, ids)) % _EVEN):
+        ids.append(torch.zeros(_EVEN - surplus, dtype=torch.long))  # a record of which nothing is learned
+        learned.append(torch.zeros(_EVEN - surplus, dtype=torch.bool))
     lengths = [len(row) for row in ids]
     arguments: dict[str, Any]
     if packed:
@@ -58,8 +68,10 @@ def collate(examples: Sequence[Example], packed: bool, device: torch.device) -> 
         mask = torch.arange(rows.shape[1]) < torch.tensor(lengths)[:, None]
         arguments = {"attention_mask": mask.long().to(device)}
     row, column = marks.nonzero(as_tuple=True)  # never column 0 of a record: nothing predicts it
-    at = (row.to(device), (column - 1).to(device))
-    return Batch(rows.to(device), arguments, at, rows[row, column].to(device))
+    unused = -len(row) % _EVEN
+    at = [functional.pad(index, (0, unused)).to(device) for index in (row, column - 1)]
+    targets = functional.pad(rows[row, column], (0, unused), value=IGNORED).to(device)
+    return Batch(rows.to(device), arguments, (at[0], at[1]), targets)
 
 
 class LanguageModeling(nn.Module):
@@ -70,8 +82,18 @@ class LanguageModeling(nn.Module):
         tokens only."""
         super().__init__()
         self.model = model
+        self._at_once = _LOGITS_AT_ONCE
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._parts: tuple[Any, Any] | None = body_and_head(causal) if headless else None
+
+    def recompute(self) -> None:
+        """From here on keeps little for the backward pass, and computes it again instead.
+
+        Raises:
+            ValueError: the architecture cannot.
+        """
+        self.model.activation_checkpointing_enable()
+        self._at_once = _LOGITS_AT_LEAST
 
     def forward(self, batch: Batch) -> TokenLoss:
         """The loss of ``batch``. The token at position t is predicted from those before it."""
@@ -80,7 +102,7 @@ class LanguageModeling(nn.Module):
             return _of_logits(logits[batch.at], batch.targets)
         body, head = self._parts
         hidden = body(input_ids=batch.ids, use_cache=False, **batch.arguments).last_hidden_state[batch.at]  # [N, H]
-        step = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+        step = max(_EVEN, self._at_once // head.weight.shape[0])
         if len(hidden) <= step:
             return _of_logits(head(hidden), batch.targets)
         parts = [

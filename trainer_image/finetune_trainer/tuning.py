@@ -1,9 +1,9 @@
 """One tuning: the model, its data as tokens, and what is done with them. Brings torch and the libraries in."""
 
+import gc
 import logging
-from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from finetune_trainer.attention import one_by_one
 from finetune_trainer.batches import Cut, plan_batches
 from finetune_trainer.data import Dataset
 from finetune_trainer.encoder import Encoder
-from finetune_trainer.encoding import Example
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.evaluate import Measured, evaluate
+from finetune_trainer.fitting import find_fit
 from finetune_trainer.history import History
 from finetune_trainer.layout import choose_layout
 from finetune_trainer.linear import speed_up
-from finetune_trainer.machine import thread_count
-from finetune_trainer.memory import Fit, bytes_left_behind, choose_fit, free_memory, most_tokens, try_out
+from finetune_trainer.machine import give_back_freed_memory, thread_count, tidy_memory
+from finetune_trainer.memory import Fit
 from finetune_trainer.model import (
     add_lora,
     choose_precision,
@@ -35,7 +35,7 @@ from finetune_trainer.model import (
     require_matching_vocabulary,
 )
 from finetune_trainer.modelfiles import ModelFiles
-from finetune_trainer.objective import Batch, LanguageModeling, collate
+from finetune_trainer.objective import LanguageModeling
 from finetune_trainer.progress import TRAINING_COST, Progress
 from finetune_trainer.snapshot import Snapshot, TrainingState
 from finetune_trainer.train import Loop, Saver, train
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 _RATES = {"none": 2e-5}
 _ADAPTER_RATE = 2e-4
-_LOOK = 256
-"""Tokens of the forward pass whose memory is counted."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,8 @@ class Tuning:
         self._loop = self._begin(resumed)
         self._plan_progress(resumed=resumed is not None)
         self._log_plan()
+        gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
+        gc.enable()
 
     def _plan_progress(self, resumed: bool) -> None:
         history, evaluation = self._loop.state.history, self.validation_set.tokens
@@ -107,9 +107,10 @@ class Tuning:
         return "bf16" if self.precision == "bf16" and self.lora is None else "no"
 
     def _begin(self, resumed: Snapshot | None) -> Loop:
-        state = TrainingState.of_dict(resumed.state) if resumed else TrainingState(fit=self._fit())
+        state = TrainingState.of_dict(resumed.state) if resumed else TrainingState(fit=self._find_fit())
         if state.fit.recompute:
-            self._model.activation_checkpointing_enable()
+            self._recompute()
+        tidy_memory()
         loop = Loop(
             objective=self._objective,
             examples=self.train_set,
@@ -125,36 +126,21 @@ class Tuning:
             loop.state.resumed_at.append(resumed.step)
         return loop
 
-    def _fit(self) -> Fit:
-        """What goes through the model at a time: by a look at a short forward pass, and on a GPU by trying."""
-        device = self._accelerator.device
+    def _find_fit(self) -> Fit:
         longest = max(max(self.train_set.lengths), max(self.validation_set.lengths))
-        short = min(longest, _LOOK)
-        self._objective.train()
-        kept = bytes_left_behind(lambda: self._objective(self._made_up(short)), self._model) // short
-        config = self._model.config.get_text_config()
-        inputs = config.num_hidden_layers * config.hidden_size * self._model.dtype.itemsize
-        fit = choose_fit(
-            kept,
-            inputs + kept // config.num_hidden_layers,
-            free_memory(device, self._model),
-            longest,
-            most_tokens(device),
-            self._config.training.activation_checkpointing,
-        )
-        if device.type != "cuda":
-            return fit
+        setting = self._config.training.activation_checkpointing
+        return find_fit(self._objective, self._model, self._layout.packed, self._accelerator, longest, setting)
 
-        def attempt(tokens: int) -> None:
-            self._accelerator.backward(self._objective(self._made_up(tokens)).loss)
-            self._model.zero_grad()
-
-        return replace(fit, tokens=try_out(attempt, fit.tokens, longest))
-
-    def _made_up(self, tokens: int) -> Batch:
-        """A batch of one record of token 0, half of it learned."""
-        half = bytes(tokens - tokens // 2) + b"\1" * (tokens // 2)
-        return collate([Example(array("i", bytes(4 * tokens)), half)], self._layout.packed, self._accelerator.device)
+    def _recompute(self) -> None:
+        try:
+            self._accelerator.unwrap_model(self._objective).recompute()
+        except ValueError as error:
+            raise TrainerError(
+                ExitCode.CONFIGURATION_INVALID,
+                f"spec.training.activationCheckpointing is needed or asked for, but {self.files.name} cannot do it: "
+                f"{one_line(error, 200)}. Set it to never, and spec.training.maxLength lower.",
+            ) from error
+        give_back_freed_memory()
 
     @property
     def learning_rate(self) -> float:
@@ -209,7 +195,7 @@ class Tuning:
             TrainerError: DIVERGED, if there is no finite loss any more.
         """
         if self.lora is None and self.precision == "bf16":
-            self._model.to(torch.bfloat16)
+            self._objective.to(torch.bfloat16)
         measurement = self._measure()
         if not measurement.measured.finite:
             raise TrainerError(
@@ -235,6 +221,7 @@ class Tuning:
                 self._tokenizer,
                 self._accelerator.device,
             )
+        tidy_memory()
         return Measurement(measured, answers)
 
     def gpu_seconds(self, seconds: float) -> int:
