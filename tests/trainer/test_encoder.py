@@ -197,6 +197,14 @@ def test_the_tokens_that_a_tokenizer_adds_of_its_own_accord_are_there_and_not_le
     assert start not in of_template.ids
 
 
+def test_spaces_are_learned_also_where_the_tokenizer_does_not_count_them_as_characters():
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.post_processor = trimming = processors.ByteLevel(trim_offsets=True)
+    (example,) = Encoder(tokenizer, 64).encode([Record("line 1", prompt="say", completion="    x =  1")], "training")
+    assert pieces(example, 1) == "    x =  1<|im_end|>"
+    assert tokenizer.backend_tokenizer.post_processor.__getstate__() == trimming.__getstate__()
+
+
 def test_a_tokenizer_that_breaks_on_a_record_names_it():
     """The library's panics are no Exception."""
     tokenizer = copy.deepcopy(tiny.tokenizer())

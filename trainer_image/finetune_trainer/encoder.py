@@ -16,7 +16,8 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,7 @@ from finetune_api.run import ExitCode
 from finetune_trainer.chat import ChatTemplate
 from finetune_trainer.encoding import Encoded, Example
 from finetune_trainer.errors import TrainerError, is_panic, one_line
-from finetune_trainer.learned import covers_text, learned_between, learned_tokens
+from finetune_trainer.learned import learned_tokens
 from finetune_trainer.pieces import PIECE, piece_ranges
 from finetune_trainer.records import Record
 from finetune_trainer.wording import Span
@@ -72,7 +73,7 @@ class Encoder:
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._learned = learned_between if covers_text(self._backend) else _learned_by_offsets
+        self._special = self._own_tokens()
 
     def encode(self, records: Iterable[Record], what: str) -> Encoded:
         """All records, gone through once; ``what`` names the set in errors.
@@ -81,7 +82,8 @@ class Encoder:
             TrainerError: DATA_INVALID, if no record has anything left to learn.
         """
         used = Counter[bool]()
-        encoded = Encoded(self._examples(records, used))
+        with _all_characters(self._backend):
+            encoded = Encoded(self._examples(records, used))
         if not len(encoded):
             raise TrainerError(
                 ExitCode.DATA_INVALID,
@@ -145,7 +147,7 @@ class Encoder:
         ids, learned = array("i"), bytearray()
         for piece, encoding in self._encodings(piece for record in records for piece in self._pieces(record)):
             ids += array("i", encoding.ids)
-            learned += self._learned(encoding, piece.spans, len(piece.text))
+            learned += learned_tokens(encoding, piece.spans, len(piece.text))
             if piece.last:
                 yield piece.record, ids, learned
                 ids, learned = array("i"), bytearray()
@@ -194,8 +196,7 @@ class Encoder:
         encodings: list[Encoding] = self._backend.encode_batch(texts, add_special_tokens=False)
         return encodings
 
-    @functools.cached_property
-    def _special(self) -> "tuple[array[int], array[int]]":
+    def _own_tokens(self) -> "tuple[array[int], array[int]]":
         """The tokens that the tokenizer puts before and behind a text of its own accord."""
         encoding = self._backend.encode("a")
         own = [index for index, special in enumerate(encoding.special_tokens_mask) if not special] or [len(encoding)]
@@ -221,8 +222,15 @@ class Encoder:
         return examples
 
 
-def _learned_by_offsets(encoding: Encoding, spans: list[Span], characters: int) -> bytearray:
-    return learned_tokens(encoding.offsets, spans, characters)
+@contextmanager
+def _all_characters(backend: Any) -> Iterator[None]:
+    """Has each token tell all of its characters. Some tokenizers (GPT-NeoX) do not count the spaces at its ends."""
+    kept = backend.post_processor
+    backend.post_processor = None
+    try:
+        yield
+    finally:
+        backend.post_processor = kept
 
 
 def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
