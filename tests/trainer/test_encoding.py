@@ -1,11 +1,11 @@
 """Examples in files: what goes in comes out, and memory does not grow with them."""
 
+import functools
 import os
 import subprocess
 import sys
 import tempfile
 from array import array
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -49,7 +49,7 @@ def test_the_files_leave_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_named(monkeypatch):
     """/dev/full takes nothing."""
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("w+b"))
+    monkeypatch.setattr(tempfile, "TemporaryFile", functools.partial(open, "/dev/full", "w+b"))
     with pytest.raises(TrainerError, match="The disk has no room for the data as tokens") as caught:
         Encoded([Example(array("i", range(1 << 20)), bytes(1 << 20))])
     assert caught.value.code is ExitCode.DISK_FULL

@@ -1,7 +1,9 @@
 """What data files may look like, and what is said of those that are broken."""
 
 import contextlib
+import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,97 @@ def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, content):
             records = list(read_records(path, uri, find_format(path, uri, None)))
         for record in records:
             tiny.tokenizer()(record.text or record.prompt + record.completion)
+
+
+GIBIBYTE = 1 << 30
+
+
+def enlarge(path: Path, size: int) -> None:
+    """Appends NUL bytes that take no room on the disk."""
+    with path.open("ab") as file:
+        file.truncate(size)
+
+
+@pytest.mark.parametrize("uri", [URI, "s3://team-a/book.txt"])
+@pytest.mark.parametrize("start", [b"", b'{"text": "a"}\n\n{"text": "'], ids=["at once", "later"])
+def test_a_line_of_ten_gibibytes_is_refused_after_a_few_mebibytes(tmp_path, uri, start):
+    path = tmp_path / "file"
+    path.write_bytes(start)
+    enlarge(path, 10 * GIBIBYTE)
+    peak, message = refused(path, uri)
+    assert message == f"{uri} line {start.count(b'%c' % 10) + 1} is longer than 16 MiB. Split the record."
+    assert peak < 3 * LINE_LIMIT
+
+
+def test_a_document_without_end_is_refused_after_a_few_mebibytes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"first\n\n" + (b"ab " * 21 + b"\n") * (LINE_LIMIT // 64 + 1))
+    enlarge(path, 10 * GIBIBYTE)
+    peak, message = refused(path, "s3://team-a/book.txt")
+    assert message.startswith("s3://team-a/book.txt line 3 begins a document of more than 16 MiB. Put a blank line")
+    assert peak < 12 * LINE_LIMIT  # four bytes a character, and a copy
+
+
+def refused(path: Path, uri: str) -> tuple[int, str]:
+    """(bytes of memory that reading took at most, what was said)."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(TrainerError) as caught:
+            list(read_records(path, uri, find_format(path, uri, None)))
+        return tracemalloc.get_traced_memory()[1], caught.value.message
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("field", ['{"text": "a", "more": %s}', '{"messages": %s}', "%s"])
+def test_nesting_without_end_is_refused(tmp_path, field):
+    deep = "[" * 1_000_000 + "]" * 1_000_000
+    with pytest.raises(TrainerError, match="line 1: broken JSON"):
+        read(tmp_path, (field % deep).encode())
+
+
+def test_a_conversation_of_a_hundred_thousand_messages_is_refused(tmp_path):
+    turn = {"role": "assistant", "content": "a"}
+    with pytest.raises(TrainerError, match="line 1: messages has 100000 messages, more than the 10000"):
+        read(tmp_path, tiny.json_lines({"messages": [turn] * 100_000}))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b'{"text": "a"}\n'), "is compressed by gzip. Decompress it (gunzip), and upload it again."),
+        (gzip.compress(b'{"text": "a"}\n')[:12], "is compressed by gzip. Decompress it (gunzip), and upload it again."),
+        (b"PK\x03\x04\x14\x00", "is a ZIP archive. Unpack it, and upload it again."),
+        (b"PAR1\x15\x04", "is a Parquet file. Export it as JSON Lines, and upload it again."),
+        ('{"text": "a"}\n'.encode("utf-16"), "is UTF-16. Save it as UTF-8, and upload it again."),
+    ],
+    ids=["gzip", "truncated gzip", "zip", "parquet", "utf-16"],
+)
+@pytest.mark.parametrize("uri", [URI, "s3://team-a/book.txt"])
+def test_what_is_no_text_is_named_for_what_it_is(tmp_path, content, said, uri):
+    with pytest.raises(TrainerError) as caught:
+        read(tmp_path, content, uri)
+    assert caught.value.message == f"{uri} {said}"
+
+
+def test_nul_bytes_in_plain_text_are_refused(tmp_path):
+    with pytest.raises(TrainerError, match=r"book.txt line 2 holds a NUL byte, so the file is no text"):
+        read(tmp_path, b"one\ntwo\0\n", uri="s3://team-a/book.txt")
+
+
+def test_byte_order_marks_and_windows_line_ends_are_passed_over(tmp_path):
+    content = b"\xef\xbb\xbf" + tiny.json_lines(PAIR, PAIR).replace(b"\n", b"\r\n")
+    assert [record.source for record in read(tmp_path, content)] == [f"{URI} line 1", f"{URI} line 2"]
+    (text,) = read(tmp_path, b"\xef\xbb\xbfone\r\ntwo\r\n\r\n", uri="s3://team-a/book.txt")
+    assert text.text == "one\ntwo"
+
+
+def test_records_that_are_not_wanted_are_passed_over(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b'{"text": "1"}\n\n{"text": "2"}\n{"text": "3"}\n{"text": "4"}\n')
+    assert [record.text for record in read_records(path, URI, "text", bytes([0, 1, 0, 1]))] == ["2", "4"]
+    path.write_bytes(b"1\n\n2\n\n3\n")
+    assert [record.text for record in read_records(path, "s3://a/b.txt", "text", bytes([1, 0, 1]))] == ["1", "3"]
 
 
 def test_a_record_is_never_quoted_at_length(tmp_path):
