@@ -27,6 +27,7 @@ from finetune_trainer.stopping import StopRequest
 from tests import tiny
 from tests.faulty_s3 import FaultyS3, in_front_of
 from tests.trainer import zygote as zygotes
+from tests.trainer.lives import Runs
 
 BUCKET = "team-a"
 
@@ -217,6 +218,11 @@ def trainer(s3: S3, model_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def zygote() -> Iterator[zygotes.Zygote]:
     with zygotes.started() as process:
         yield process
+
+
+@pytest.fixture
+def runs(s3: S3, trainer: Trainer, zygote: zygotes.Zygote) -> Runs:
+    return Runs(s3, trainer, zygote)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_a_run_reports_publishes_and_imports_nothing_that_it_does_not_need(s3, t
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_sigterm_ends_a_run_as_preempted_with_nothing_published(s3, trainer, await_line):
+def test_sigterm_ends_a_run_as_preempted_with_nothing_published_but_its_state_saved(s3, trainer, await_line):
     config = trainer.config(training=LONG)
     process = trainer.start(config)
     await_line(process, "step 1/")
@@ -81,7 +81,9 @@ def test_sigterm_ends_a_run_as_preempted_with_nothing_published(s3, trainer, awa
     assert ended.code == ExitCode.PREEMPTED
     assert ended.result.error.reason == "Preempted"
     assert ended.err.startswith("Preempted: The training pod was asked to stop")
-    assert s3.names(config.output_prefix) == []
+    assert "is saved in s3://team-a/out/" in ended.message
+    folders = {name.partition("/")[0] for name in s3.names(config.output_prefix)}
+    assert folders == {"checkpoints"}
 
 
 def test_a_run_that_was_killed_leaves_no_result_and_the_next_one_succeeds(s3, trainer, await_line):

@@ -1,7 +1,7 @@
 """Trainers that start in a moment: a process that has imported everything forks one for each that is asked for.
 
 Each counts what happens in it, and ends, or is sent a signal, at the event it was told. Run as a program this is that
-process: it reads a line of JSON for each trainer, and answers with one when that has ended.
+process: it reads a line of JSON for each trainer.
 """
 
 import json
@@ -13,9 +13,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+_END = "the end"
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,7 +30,8 @@ class Order:
     directory: str
     """For its scratch files, its log and its termination message."""
     signals: dict[str, str] = field(default_factory=dict)
-    """Number of an event, from 1, or the beginning of what it is called → name of a signal."""
+    """Number of an event, from 1, or the beginning of what it is called → name of a signal. Where there are fewer
+    events than that, the last one is the run's end, when everything is done and nothing of it was told yet."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +46,41 @@ class Life:
     """The termination message; empty where there is none."""
 
 
+class Running:
+    """A trainer that was begun."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def wait(self) -> Life:
+        """To its end."""
+        code = int((self._directory / "code").read_text())  # a pipe, into which it is written in the end
+        message = self._directory / "termination-log"
+        return Life(
+            code,
+            (self._directory / "events").read_text().splitlines(),
+            (self._directory / "log").read_text(),
+            message.read_text() if message.exists() else "",
+        )
+
+
 class Zygote:
     """The process, from outside."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def run(self, order: Order) -> Life:
-        """Runs one trainer to its end."""
+    def begin(self, order: Order) -> Running:
+        """Forks a trainer; several may run at the same time."""
         assert self._process.stdin
-        assert self._process.stdout
+        os.mkfifo(Path(order.directory) / "code")
         self._process.stdin.write(f"{json.dumps(asdict(order))}\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        directory = Path(order.directory)
-        message = directory / "termination-log"
-        return Life(
-            code,
-            (directory / "events").read_text().splitlines(),
-            (directory / "log").read_text(),
-            message.read_text() if message.exists() else "",
-        )
+        return Running(Path(order.directory))
+
+    def run(self, order: Order) -> Life:
+        """One trainer, to its end."""
+        return self.begin(order).wait()
 
 
 @contextmanager
@@ -80,7 +97,8 @@ def started() -> Iterator[Zygote]:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         yield Zygote(process)
-        process.stdin and process.stdin.close()
+        assert process.stdin
+        process.stdin.close()
 
 
 # The process itself -------------------------------------------------------------------------------------------------
@@ -100,10 +118,15 @@ class Events:
         with self._lock:
             self._count += 1
             os.write(self._file, f"{what}\n".encode())
-            due = [key for key in self._signals if key == str(self._count) or what.startswith(key)]
+            due = [key for key in self._signals if self._is_due(key, what)]
             names = [self._signals.pop(key) for key in due]
         for name in names:
             os.kill(os.getpid(), signal.Signals[name])
+
+    def _is_due(self, key: str, what: str) -> bool:
+        if key.isdecimal():
+            return int(key) == self._count or what == _END
+        return what.startswith(key)
 
     def around(self, owner: Any, name: str, what: Callable[..., str]) -> None:
         """Lets calls of ``owner.name`` be events before they are carried out."""
@@ -149,25 +172,35 @@ def _live(order: Order) -> int:
     """A trainer's life; the exit code."""
     from accelerate.state import AcceleratorState
 
-    from finetune_api.run import RunConfig
+    from finetune_api.run import RunConfig, RunResult
+    from finetune_trainer import storage
     from finetune_trainer.__main__ import tune
     from finetune_trainer.ending import run_to_end
+    from finetune_trainer.patience import Patience
     from finetune_trainer.progress import Progress
     from finetune_trainer.report import Reporter
     from finetune_trainer.stopping import StopRequest
 
     AcceleratorState._reset_state(reset_partial_state=True)
+    storage.Patience = partial(Patience, pause_seconds=0.0)
     directory = Path(order.directory)
     log = os.open(directory / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    _observe(Events(directory / "events", order.signals))
+    events = Events(directory / "events", order.signals)
+    _observe(events)
     stop = StopRequest()
     stop.listen()
     config = RunConfig.model_validate_json(order.config)
     scratch = directory / "scratch"
     scratch.mkdir()
-    return run_to_end(lambda: tune(config, scratch, Progress(Reporter(None)), stop), directory / "termination-log")
+
+    def story() -> RunResult:
+        result = tune(config, scratch, Progress(Reporter(None)), stop)
+        events.happened(_END)
+        return result
+
+    return run_to_end(story, directory / "termination-log")
 
 
 def _import_everything() -> None:
@@ -185,17 +218,26 @@ def _import_everything() -> None:
     logging.getLogger("finetune_trainer").setLevel(logging.INFO)
 
 
+def _guard(order: Order) -> None:
+    """Lets a trainer live in a process of its own, and tells its exit code."""
+    child = os.fork()
+    if not child:
+        os._exit(_live(order))
+    _, status = os.waitpid(child, 0)
+    (Path(order.directory) / "code").write_text(str(os.waitstatus_to_exitcode(status)))
+
+
 def main() -> None:
     """Forks a trainer for each order."""
     _import_everything()
     assert threading.active_count() == 1
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
     for line in sys.stdin:
-        child = os.fork()
-        if not child:
-            os._exit(_live(Order(**json.loads(line))))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        if not os.fork():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _guard(Order(**json.loads(line)))
+            os._exit(0)
 
 
 if __name__ == "__main__":
