@@ -5,6 +5,7 @@ message (:class:`RunResult`), which is authoritative, and the exit code (:class:
 there is no message.
 """
 
+import re
 from enum import IntEnum
 from typing import Annotated, Literal, Self
 
@@ -32,7 +33,9 @@ GRACE_SECONDS = 120
 notice that AWS gives for a spot instance, the longest of the large clouds; more would not be had there."""
 
 CHECKPOINTS = "checkpoints/"
-"""Below the prefix of an attempt, checkpoints: ``<step, 8 digits>-<8 hexadecimal digits>/``."""
+"""Where the checkpoints of an attempt lie below its prefix, each in a folder of its own."""
+CHECKPOINT_NAME = re.compile(r"([0-9]{8})-[0-9a-f]{8}")
+"""Of such a folder; the group is the step."""
 
 ENV_SCRATCH = "FINETUNE_SCRATCH"
 ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
@@ -212,7 +215,8 @@ class ReportedMetric:
     CURRENT_EPOCH = "current_epoch"
     TOKENS_PER_SECOND = "tokens_per_second"
     CHECKPOINT = "checkpoint"
-    """Name of the newest complete one, below CHECKPOINTS."""
+    """CHECKPOINT_NAME of the newest complete one. A whole URI may be longer than a value."""
+    RESUMED_AT = "resumed_at_step"
     PHASE = "phase"
     """One of REPORTED_PHASES: where our trainer is; other trainers do not send it."""
 

@@ -9,9 +9,17 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+from finetune_api import names
 from finetune_api.conditions import ConditionType, Phase, Reason
 from finetune_api.job import InvalidSpec
-from finetune_api.run import REPORTED_PHASES, ReportedMetric, RunResult, TrainerStatus
+from finetune_api.run import (
+    CHECKPOINT_NAME,
+    CHECKPOINTS,
+    REPORTED_PHASES,
+    ReportedMetric,
+    RunResult,
+    TrainerStatus,
+)
 from finetune_operator.observed import PodState, Raw
 from finetune_operator.outcome import Outcome, Situation, format_time, parse_time
 
@@ -133,6 +141,7 @@ def _progress(status: Raw, s: Situation, outcome: Outcome) -> None:
     report = s.observed.report
     if outcome.phase is Phase.SUCCEEDED:
         status["progress"] = (status.get("progress") or {}) | {"percent": 100}
+        status.pop("checkpoint", None)  # the trainer has removed it
     if outcome.phase.terminal:
         (status.get("progress") or {}).pop("etaSeconds", None)
     elif outcome.restarted:
@@ -143,6 +152,18 @@ def _progress(status: Raw, s: Situation, outcome: Outcome) -> None:
         unknown = {k: v for k, v in before.items() if k not in _REPORTED}
         if fields != {k: v for k, v in before.items() if k in _REPORTED}:
             status["progress"] = unknown | fields | {"heartbeat": format_time(report.received_at)}
+        _checkpoint(status, s, report.status)
+
+
+def _checkpoint(status: Raw, s: Situation, report: TrainerStatus) -> None:
+    """The newest checkpoint, and the one that the pod went on from."""
+    found = CHECKPOINT_NAME.fullmatch(report.metric(ReportedMetric.CHECKPOINT) or "")
+    if found and not isinstance(s.job, InvalidSpec):
+        prefix = names.attempt_prefix(s.job.spec.output.uri, s.job.name, s.job.uid, 0)
+        status["checkpoint"] = {"uri": f"{prefix}{CHECKPOINTS}{found[0]}/", "step": int(found[1])}
+    resumed_at = _integer(report, ReportedMetric.RESUMED_AT)
+    if resumed_at is not None and status.get("attempts"):
+        status["attempts"][-1]["resumedAtStep"] = resumed_at
 
 
 _REPORTED = ("percent", "step", "totalSteps", "etaSeconds", "tokensPerSecond", "loss")

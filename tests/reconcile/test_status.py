@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api import names
 from finetune_api.conditions import Phase, Reason
-from finetune_api.run import Report, RunResult
+from finetune_api.run import Report, RunResult, TrainerStatus
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
 from finetune_operator.outcome import Outcome, Situation, understood
@@ -151,6 +152,33 @@ def test_a_try_that_starts_anew_has_no_progress_yet():
     found = next_status(situation(b.finetunejob(status=status)), outcome)
     assert "progress" not in found
     assert found["headline"] == {}
+
+
+def reported(**metrics):
+    """The status after a report with these metrics."""
+    pod = PodState.of(b.running_pod())
+    told = [{"name": name, "value": value} for name, value in metrics.items()]
+    status = Report.model_validate(b.report(5)).trainer_status.to_dict()
+    status["metrics"] += told
+    report = ReceivedReport(pod.uid, TrainerStatus.model_validate(status), NOW)
+    job = JobState.of(b.job())
+    return next_status(situation(job=job, pods=(pod,), report=report), RUNNING)
+
+
+def test_the_newest_checkpoint_and_the_one_that_was_gone_on_from_are_told():
+    status = reported(checkpoint="00000120-0123abcd", resumed_at_step="60")
+    prefix = names.attempt_prefix("s3://team-a/adapters/", "support-bot", b.UID, 0)
+    assert status["checkpoint"] == {"uri": f"{prefix}checkpoints/00000120-0123abcd/", "step": 120}
+    assert [attempt["resumedAtStep"] for attempt in status["attempts"]] == [60]
+    restarted = Outcome(Phase.STARTING, Reason.RETRYING, "", restarted=True)
+    assert next_status(situation(b.finetunejob(status=status)), restarted)["checkpoint"] == status["checkpoint"]
+    assert "checkpoint" not in next_status(situation(b.finetunejob(status=status)), finished())
+    assert next_status(situation(b.finetunejob(status=status)), finished(Reason.DIVERGED))["checkpoint"]["step"] == 120
+
+
+@pytest.mark.parametrize("name", ["", "120", "../../other/", "00000120-0123abcd/..", "００００００１２-0123abcd"])
+def test_what_is_no_checkpoints_name_is_not_told(name):
+    assert "checkpoint" not in reported(checkpoint=name, resumed_at_step="soon")
 
 
 def test_a_failed_job_keeps_how_far_it_came_but_has_no_time_left():

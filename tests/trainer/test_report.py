@@ -187,6 +187,27 @@ def test_progress_covers_the_whole_run_and_never_goes_back():
     assert phases == ["Running"] * 6 + ["Evaluating"] * 2 + ["Publishing"] * 2
 
 
+def test_a_run_that_goes_on_begins_where_it_was_and_judges_by_its_own_speed():
+    now = [0.0]
+    recorder = Recorder()
+    progress = Progress(recorder, clock=lambda: now[0])
+    progress.plan(150 + 4 * TRAINING_COST * 100 + 150, 150 + 2 * TRAINING_COST * 100, step(2))
+    now[0] = 6.0
+    progress.trained(step(3))
+    before, after = recorder.seen
+    assert (before.progress_percentage, before.estimated_remaining_seconds) == (49, None)
+    assert (before.number("current_step"), before.number("resumed_at_step")) == (2, 2)
+    assert (after.progress_percentage, after.estimated_remaining_seconds) == (68, 9)  # 300 took 6 s, 450 are left
+    assert after.number("resumed_at_step") == 2
+
+
+def test_the_newest_checkpoint_is_told():
+    recorder = Recorder()
+    progress = Progress(recorder)
+    progress.saved("00000003-01234567")
+    assert recorder.seen[-1].metric("checkpoint") == "00000003-01234567"
+
+
 def test_a_report_tells_the_step_and_the_time_left():
     now = [0.0]
     recorder = Recorder()

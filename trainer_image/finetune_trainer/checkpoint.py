@@ -4,22 +4,19 @@ It lies at ``<attempt's prefix>checkpoints/<step>-<random>/``, where nobody else
 manifest says whose it is, with what it can be gone on, and what the SHA-256 of every file must be.
 """
 
-import re
 import secrets
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from finetune_api.base import StatusModel
-from finetune_api.run import CHECKPOINTS, JobIdentity, RunConfig
+from finetune_api.run import CHECKPOINT_NAME, CHECKPOINTS, JobIdentity, RunConfig
 from finetune_trainer.data import SourceFile
 from finetune_trainer.errors import one_line
 from finetune_trainer.manifest import PublishedFile, digest_of
 
 VERSION = 1
 """Raised when an older trainer could misread a checkpoint. Further tensors have room in files of their own."""
-
-_NAME = re.compile(r"(\d{8})-[0-9a-f]{8}")
 
 
 class Unusable(Exception):
@@ -109,7 +106,7 @@ def new_name(step: int) -> str:
 
 def step_of(name: str) -> int | None:
     """The step in a folder's name; None where it is no checkpoint's."""
-    found = _NAME.fullmatch(name)
+    found = CHECKPOINT_NAME.fullmatch(name)
     return int(found[1]) if found else None
 
 

@@ -47,6 +47,7 @@ class Progress:
         self._speed: float | None = None
         self._step: StepDone | None = None
         self._checkpoint: str | None = None
+        self._resumed_at: int | None = None
         self._finished = False
 
     def plan(self, total: int, done: int = 0, last: StepDone | None = None) -> None:
@@ -60,6 +61,7 @@ class Progress:
         self._total = total
         self._done = self._before = done
         self._step = last
+        self._resumed_at = last.step if last else None
         self._started = self._logged = self._clock()
         self._publish()
 
@@ -143,6 +145,8 @@ class Progress:
             metrics[ReportedMetric.TOKENS_PER_SECOND] = f"{self._speed:.6g}"
         if self._checkpoint:
             metrics[ReportedMetric.CHECKPOINT] = self._checkpoint
+        if self._resumed_at is not None:
+            metrics[ReportedMetric.RESUMED_AT] = str(self._resumed_at)
         return metrics
 
     def _publish(self, at_once: bool = False) -> None:

@@ -83,6 +83,8 @@ class Saver:
         """The newest one in S3 that this process knows of."""
         self._trouble = ""
         """Why the newest one is not in S3."""
+        if resumed:
+            progress.saved(resumed.directory.name)
 
     def before_training(self, training: Loop) -> None:
         """From here on time counts. Whoever may go back needs something to go back to."""
