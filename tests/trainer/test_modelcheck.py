@@ -122,6 +122,7 @@ def test_a_file_that_is_broken_or_far_too_large_is_named(copy, name, content, sa
     [
         ({"num_hidden_layers": 10**6}, "says num_hidden_layers 1000000, where 1000 at most is expected"),
         ({"num_hidden_layers": 10**400}, "says num_hidden_layers 10000000000000000000000…, where"),
+        ({"num_hidden_layers": -5}, "says num_hidden_layers -5."),
         ({"text_config": {"n_layer": 10**6}}, "says n_layer 1000000,"),
         ({"num_labels": 10**9}, "says num_labels 1000000000,"),
         ({"num_local_experts": 10**9}, "says num_local_experts 1000000000,"),

@@ -1,12 +1,16 @@
 """Loads the model and its tokenizer, and puts the adapter on."""
 
+import math
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, Literal, NoReturn
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -15,6 +19,7 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import Lora, Method
 from finetune_trainer.errors import TrainerError, is_out_of_memory, is_panic, one_line
 from finetune_trainer.modelfiles import ModelFiles
+from finetune_trainer.tokenizercheck import require_modest
 from finetune_trainer.weightfiles import read_tensors
 
 Precision = Literal["fp32", "bf16"]
@@ -45,11 +50,21 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     except BaseException as error:
         if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
+        _refuse_configuration(files)
         _refuse(f"The tokenizer of {files.name} cannot be loaded: {_told(error, files)}", error)
     template: object = tokenizer.chat_template
     if not isinstance(template, str | dict | None):
         _refuse(f"The chat template of {files.name} is a {type(template).__name__} and not a text")
+    require_modest(tokenizer, files.name)
     return tokenizer
+
+
+def _refuse_configuration(files: ModelFiles) -> None:
+    """Refuses config.json, which a tokenizer's loading reads first, if it is what is wrong."""
+    try:
+        AutoConfig.from_pretrained(files.directory, **_local())
+    except Exception as error:
+        _refuse(f"The config.json of {files.name} cannot be read: {_told(error, files)}", error)
 
 
 def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTrainedModel:
@@ -64,11 +79,12 @@ def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTr
     frozen = method.adapter != "none"
     dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            files.directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **_local()
-        )
+        with _laid_out_like(files):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                files.directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **_local()
+            )
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, TrainerError) or is_out_of_memory(error):
             raise
         why = _mismatch(files) if "ignore_mismatched_sizes" in str(error) else _told(error, files)
         _refuse(f"The model {files.name} cannot be loaded as a language model: {why}", error)
@@ -159,6 +175,32 @@ def linear_modules(model: nn.Module) -> list[str]:
     """The last names of the linear layers, such as ``q_proj``."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     return sorted({name.rpartition(".")[2] for name in linear})
+
+
+@contextmanager
+def _laid_out_like(files: ModelFiles) -> Iterator[None]:
+    """Refuses a config.json that describes far more weights than there are, before memory is taken for the rest.
+
+    A module's parameters are counted as it gets them: without memory first, then with what was read, and those of the
+    embeddings twice where the head shares them.
+    """
+    held = sum(math.prod(tensor.shape) for tensor in read_tensors(files.directory, files.name).values())
+    left = 4 * held + 1_000_000
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= parameter.numel() if parameter is not None else 0
+        if parameter is not None and left < 0:
+            _refuse(
+                f"The config.json of {files.name} describes several times the {held:,} weights that its files hold, up "
+                f"to {type(module).__name__}.{name} {list(parameter.shape)}"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _mismatch(files: ModelFiles) -> str:

@@ -26,6 +26,7 @@ _CODE = ("auto_map", "custom_pipelines")
 """Keys under which a configuration names Python code that comes with the model."""
 _QUANTISED = ("quantization_config", "compression_config")
 _SMALL_FLOATS = ("F8", "F6", "F4")
+_LAYERS = ("layers", "n_layer")
 _MOST_LABELS = 1_000_000
 _MOST_EXPERTS = 100_000
 _MOST_POSITIONS = 1 << 26
@@ -94,10 +95,12 @@ def _require_plausible(config: dict[str, Any], tensors: int, uri: str) -> None:
     for key, value in _entries(config):
         if isinstance(value, int) and (limit := _limit(key, tensors)) is not None and value > limit:
             _refuse(f"config.json of {uri} says {key} {one_line(value, 24)}, where {limit} at most is expected")
+        if isinstance(value, int) and value < 0 and key.endswith(_LAYERS):
+            _refuse(f"config.json of {uri} says {key} {one_line(value, 24)}")
 
 
 def _limit(key: str, tensors: int) -> int | None:
-    if key.endswith(("layers", "n_layer")):
+    if key.endswith(_LAYERS):
         return min(max(tensors, 1000), 10_000)
     if key == "num_labels":
         return _MOST_LABELS
