@@ -122,6 +122,8 @@ def _job(status: Raw, s: Situation, outcome: Outcome) -> None:
     attempts = {a["number"]: a for a in status.get("attempts") or []}
     attempt = attempts.setdefault(0, {"number": 0})
     attempt |= {"job": job.name, "startedAt": job.created_at}
+    if (report := s.observed.report) and (step := _integer(report.status, ReportedMetric.RESUMED_AT)) is not None:
+        attempt["resumedAtStep"] = step
     if outcome.phase.terminal:
         attempt |= {
             "finishedAt": job.finished_at or format_time(s.now),
@@ -156,14 +158,11 @@ def _progress(status: Raw, s: Situation, outcome: Outcome) -> None:
 
 
 def _checkpoint(status: Raw, s: Situation, report: TrainerStatus) -> None:
-    """The newest checkpoint, and the one that the pod went on from."""
+    """The newest complete one."""
     found = CHECKPOINT_NAME.fullmatch(report.metric(ReportedMetric.CHECKPOINT) or "")
     if found and not isinstance(s.job, InvalidSpec):
         prefix = names.attempt_prefix(s.job.spec.output.uri, s.job.name, s.job.uid, 0)
         status["checkpoint"] = {"uri": f"{prefix}{CHECKPOINTS}{found[0]}/", "step": int(found[1])}
-    resumed_at = _integer(report, ReportedMetric.RESUMED_AT)
-    if resumed_at is not None and status.get("attempts"):
-        status["attempts"][-1]["resumedAtStep"] = resumed_at
 
 
 _REPORTED = ("percent", "step", "totalSteps", "etaSeconds", "tokensPerSecond", "loss")
