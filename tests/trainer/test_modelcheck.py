@@ -120,10 +120,14 @@ def test_a_file_that_is_broken_or_far_too_large_is_named(copy, name, content, sa
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"num_hidden_layers": 10**6}, "says num_hidden_layers 1000000, where 1000 at most is expected"),
+        ({"num_hidden_layers": 10**6}, "says num_hidden_layers 1000000, where a number from 0 to 1000 is expected"),
         ({"num_hidden_layers": 10**400}, "says num_hidden_layers 10000000000000000000000…, where"),
-        ({"num_hidden_layers": -5}, "says num_hidden_layers -5."),
+        ({"num_hidden_layers": -5}, "says num_hidden_layers -5, where"),
         ({"text_config": {"n_layer": 10**6}}, "says n_layer 1000000,"),
+        ({"n_head": -1}, "says n_head -1, where a number from 0"),
+        ({"pad_token_id": 2**63}, "says pad_token_id 9223372036854775808, where a number from -9223372036854775808"),
+        ({"sliding_window": "wide"}, "says sliding_window wide, where a number is expected"),
+        ({"output_hidden_states": 1.5}, "says output_hidden_states 1.5, where true or false is expected"),
         ({"num_labels": 10**9}, "says num_labels 1000000000,"),
         ({"num_local_experts": 10**9}, "says num_local_experts 1000000000,"),
         ({"n_positions": 10**12}, "says n_positions 1000000000000,"),
@@ -137,6 +141,15 @@ def test_a_configuration_that_cannot_be_of_these_weights_is_refused(copy, settin
     content = json.loads((copy / "config.json").read_bytes())
     (copy / "config.json").write_text(json.dumps(content | settings))
     assert said in refused(copy)
+
+
+def test_objects_within_objects_are_looked_at_however_deep_they_are(copy):
+    content = json.loads((copy / "config.json").read_bytes())
+    inner: dict[str, object] = {"auto_map": {"AutoModel": "evil.Model"}}
+    for _ in range(900):
+        inner = {"inner": inner}
+    (copy / "config.json").write_text(json.dumps(content | inner))
+    assert "brings its own Python code" in refused(copy)
 
 
 def test_an_empty_quantisation_is_none(copy):

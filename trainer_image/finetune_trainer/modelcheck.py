@@ -26,8 +26,8 @@ _CODE = ("auto_map", "custom_pipelines")
 """Keys under which a configuration names Python code that comes with the model."""
 _QUANTISED = ("quantization_config", "compression_config")
 _SMALL_FLOATS = ("F8", "F6", "F4")
-_LAYERS = ("layers", "n_layer")
-_MOST_LABELS = 1_000_000
+_FLAGS = ("output_hidden_states", "output_attentions")
+_MOST_LABELS = 30_000
 _MOST_EXPERTS = 100_000
 _MOST_POSITIONS = 1 << 26
 """Some architectures write a table of this length. The longest context known is 10 million tokens."""
@@ -88,35 +88,47 @@ def _require_unquantised(config: dict[str, Any], tensors: dict[str, Tensor], uri
 
 
 def _require_plausible(config: dict[str, Any], tensors: int, uri: str) -> None:
-    """Refuses sizes by which a library would build layers, labels or tables without end before it looks at weights.
+    """Refuses settings by which a library would build layers, labels or tables without end before it looks at weights.
 
-    Widths need no check: a model's tensors are laid out without memory and compared with the files' first.
+    And such as it would take as they are and break on later. Widths need no check: a model is laid out without memory
+    first, and compared with its files.
     """
     for key, value in _entries(config):
-        if isinstance(value, int) and (limit := _limit(key, tensors)) is not None and value > limit:
-            _refuse(f"config.json of {uri} says {key} {one_line(value, 24)}, where {limit} at most is expected")
-        if isinstance(value, int) and value < 0 and key.endswith(_LAYERS):
-            _refuse(f"config.json of {uri} says {key} {one_line(value, 24)}")
+        if isinstance(value, int):
+            lowest, highest = _range(key, tensors)
+            if not lowest <= value <= highest:
+                what = f"config.json of {uri} says {key} {one_line(value, 24)}"
+                _refuse(f"{what}, where a number from {lowest} to {highest} is expected")
+        if key in _FLAGS and not isinstance(value, bool | None):
+            _refuse(f"config.json of {uri} says {key} {one_line(value, 24)}, where true or false is expected")
+        if key == "sliding_window" and not isinstance(value, int | None):
+            _refuse(f"config.json of {uri} says {key} {one_line(value, 24)}, where a number is expected")
 
 
-def _limit(key: str, tensors: int) -> int | None:
-    if key.endswith(_LAYERS):
-        return min(max(tensors, 1000), 10_000)
+def _range(key: str, tensors: int) -> tuple[int, int]:
+    """From and to which number a setting may be."""
+    lowest, highest = -(1 << 63), (1 << 63) - 1
+    if key.endswith(("layers", "n_layer")):
+        return 0, min(max(tensors, 1000), 10_000)
+    if key.endswith(("heads", "n_head")):
+        return 0, highest
     if key == "num_labels":
-        return _MOST_LABELS
+        return 0, _MOST_LABELS
     if key.endswith("experts"):
-        return _MOST_EXPERTS
+        return lowest, _MOST_EXPERTS
     if key.endswith(("positions", "position_embeddings", "n_ctx", "max_seq_len")):
-        return _MOST_POSITIONS
-    return None
+        return lowest, _MOST_POSITIONS
+    return lowest, highest
 
 
-def _entries(content: object) -> Iterator[tuple[str, Any]]:
+def _entries(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every key with its value, also of the objects within."""
-    if isinstance(content, dict):
-        for key, value in content.items():
+    left = [content]
+    while left:
+        for key, value in left.pop().items():
             yield key, value
-            yield from _entries(value)
+            if isinstance(value, dict):
+                left.append(value)
 
 
 def _refuse(what: str) -> NoReturn:
