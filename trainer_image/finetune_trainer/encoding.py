@@ -1,13 +1,13 @@
 """Examples: token ids, and which of them are learned. Kept in files, so that a set may be larger than memory."""
 
-import mmap
+import os
 import tempfile
+import weakref
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 from finetune_trainer.errors import writing
 
@@ -30,7 +30,8 @@ class Example:
 class Encoded:
     """A sequence of examples. In memory it takes 16 bytes an example: the tokens lie in files, five bytes each.
 
-    The files are in the directory for temporary files (TMPDIR), have no name, and vanish with their last user.
+    The files are in the directory for temporary files (TMPDIR), have no name, and vanish with the set. They are read,
+    and not mapped: the memory that the system spends to keep them at hand is its own, to be taken back at any time.
     """
 
     def __init__(self, examples: Iterable[Example], dropped: int = 0) -> None:
@@ -52,7 +53,12 @@ class Encoded:
                     learned.write(example.learned)
                 self.lengths.append(len(example.ids))
                 self.labels.append(example.labels)
-            self._ids, self._learned = _mapped(ids), _mapped(learned)
+            with writing("the data as tokens", Path(tempfile.gettempdir())):
+                ids.flush()
+                learned.flush()
+            self._ids, self._learned = os.dup(ids.fileno()), os.dup(learned.fileno())
+        weakref.finalize(self, os.close, self._ids)
+        weakref.finalize(self, os.close, self._learned)
         self._starts = array("q", accumulate(self.lengths, initial=0))
 
     def __len__(self) -> int:
@@ -61,19 +67,12 @@ class Encoded:
     def __getitem__(self, index: int) -> Example:
         if index not in range(len(self)):
             raise IndexError(index)
-        start, end = self._starts[index], self._starts[index + 1]
+        start, length = self._starts[index], self.lengths[index]
         ids = array("i")
-        ids.frombytes(self._ids[start * ids.itemsize : end * ids.itemsize])
-        return Example(ids, self._learned[start:end])
+        ids.frombytes(os.pread(self._ids, length * ids.itemsize, start * ids.itemsize))
+        return Example(ids, os.pread(self._learned, length, start))
 
     @property
     def tokens(self) -> int:
         """Tokens in all, not counting padding."""
         return self._starts[-1]
-
-
-def _mapped(file: BinaryIO) -> mmap.mmap | bytes:
-    """The content of a file, as bytes that are read where they are asked for."""
-    with writing("the data as tokens", Path(tempfile.gettempdir())):
-        file.flush()
-    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
