@@ -26,6 +26,8 @@ class _Handler(BaseHTTPRequestHandler):
     written: dict[str, int] = {}  # noqa: RUF012 - bytes, by path
 
     def do_GET(self) -> None:
+        if "list-type=" in self.path:
+            return self._send(b"<ListBucketResult></ListBucketResult>")
         size = int(self.path.rpartition("/")[2]) << 20
         start, last = (self.headers.get("Range") or f"bytes=0-{size - 1}").removeprefix("bytes=").split("-")
         stop = min(int(last or size - 1) + 1, size)
@@ -42,14 +44,18 @@ class _Handler(BaseHTTPRequestHandler):
         room = memoryview(bytearray(1 << 20))
         while left:
             left -= self.rfile.readinto(room[:left])
-        path = self.path.partition("?")[0]
-        self.written[path] = self.written.get(path, 0) + size
+        path, _, part = self.path.partition("?")
+        self.written[path] = size + (self.written.get(path, 0) if part else 0)
         self._begin(200, 0)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.path.endswith("?uploads"):
+            self.written[self.path.partition("?")[0]] = 0
         inner = f"<UploadId>1</UploadId><ETag>{_ETAG}</ETag>"
-        content = f"<CompleteMultipartUploadResult>{inner}</CompleteMultipartUploadResult>".encode()
+        self._send(f"<CompleteMultipartUploadResult>{inner}</CompleteMultipartUploadResult>".encode())
+
+    def _send(self, content: bytes) -> None:
         self._begin(200, len(content))
         self.wfile.write(content)
 

@@ -9,69 +9,79 @@ time that the loop's thread was running and the time that it was ready to run bu
 kernel counts for each thread: the loop never sleeps of itself, so the rest is waiting for the uploading threads.
 """
 
+import hashlib
 import os
 import resource
+import statistics
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.trainer.plain_s3 import serving
 from benchmarks.trainer.process import measured, tell
 from benchmarks.trainer.row import NotHere, Row, at_most
+from finetune_api.spec import Storage
+from finetune_trainer.background import start
+from finetune_trainer.storage import Store
 
 DOWNLOADED, UPLOADED = 128, 200
 """MiB."""
 PROCESSES, REPETITIONS = 5, 4
-"""Downloads that a process makes, of which the least counts: the machine is not ours alone."""
-_RUN_DELAY = Path("/proc/thread-self/schedstat")
+"""Downloads that a process makes. The least of all counts: the machine is not ours alone."""
+OURS, THEIRS = "fetch_all", "download_file"
+OURS_HASHED, THEIRS_HASHED = "download_all, with SHA-256", "download_file, then SHA-256"
+_COUNTS = Path("/proc/thread-self/schedstat")
+_PREFIX = "s3://bucket/"
 
 
 def rows() -> list[Row]:
     """Measures both."""
-    if not _RUN_DELAY.exists():
-        raise NotHere("the kernel does not tell how long a thread waited for a processor (/proc/thread-self/schedstat)")
-    with serving() as url, tempfile.TemporaryDirectory() as scratch:
-        return _downloads(url, scratch) + _uploads(url, scratch)
+    if not _COUNTS.exists():
+        raise NotHere(f"the kernel does not tell how long a thread waited for a processor ({_COUNTS})")
+    with serving() as url:
+        return _of_downloads(measure_downloads(url, DOWNLOADED, PROCESSES)) + _of_uploads(
+            [measure_upload(url, UPLOADED) for _ in range(PROCESSES)]
+        )
 
 
-def _downloads(url: str, scratch: str) -> list[Row]:
-    least = {kind: float("inf") for kind in _DOWNLOADS}
-    for _ in range(PROCESSES):
+def measure_downloads(url: str, size: int, processes: int) -> dict[str, float]:
+    """CPU-milliseconds a MiB of each kind of download, for objects of ``size`` MiB."""
+    least = dict.fromkeys(_DOWNLOADS, float("inf"))
+    for _ in range(processes):
         for kind in _DOWNLOADS:
-            least[kind] = min(least[kind], _contender("download", kind, url, scratch)["cpu"] * 1000 / DOWNLOADED)
-    plain = least["ours"] / least["download_file"]
-    hashed = least["ours, SHA-256"] / least["download_file, SHA-256"]
+            least[kind] = min(least[kind], _contender("download", kind, url, str(size))["cpu"] * 1000 / size)
+    return least
+
+
+def measure_upload(url: str, size: int) -> dict[str, float]:
+    """How far a loop was stopped beside an upload of ``size`` MiB."""
+    return _contender("upload", url, str(size))
+
+
+def _of_downloads(least: dict[str, float]) -> list[Row]:
+    note = f"{DOWNLOADED} MiB, least of {PROCESSES * REPETITIONS}"
+    plain, hashed = least[OURS] / least[THEIRS], least[OURS_HASHED] / least[THEIRS_HASHED]
     return [
-        *(Row(f"S3 download: {kind}", cpu, "CPU-ms/MiB") for kind, cpu in least.items()),
-        Row(
-            "S3 download: client CPU ÷ download_file",
-            plain,
-            "×",
-            at_most(0.5),
-            f"{DOWNLOADED} MiB, least of {PROCESSES * REPETITIONS}",
-        ),
-        Row("S3 download with SHA-256: client CPU ÷ download_file and a SHA-256", hashed, "×"),
+        *(Row(f"S3 download, {kind}", cpu, "CPU-ms/MiB") for kind, cpu in least.items()),
+        Row("S3 download, client CPU ÷ download_file", plain, "×", at_most(0.5), note),
+        Row("S3 download with SHA-256, client CPU ÷ download_file and SHA-256", hashed, "×"),
     ]
 
 
-def _uploads(url: str, scratch: str) -> list[Row]:
-    found = [_contender("upload", url, scratch) for _ in range(PROCESSES)]
-    middle = sorted(found, key=lambda one: one["share"])[PROCESSES // 2]
-    took = f"{UPLOADED} MiB in {middle['seconds']:.1f} s beside {middle['steps']} steps"
-    note = f"{took}; the loop without an upload: {middle['alone']:.2%}"
+def _of_uploads(found: list[dict[str, float]]) -> list[Row]:
+    middle = statistics.median_low(one["share"] for one in found)
+    seconds = statistics.median(one["seconds"] for one in found)
+    alone = statistics.median(one["alone"] for one in found)
+    cpu = statistics.median(one["cpu"] for one in found)
+    note = f"while {UPLOADED} MiB are sent, in {seconds:.1f} s; without an upload: {alone:.1%}"
     return [
-        Row(
-            "checkpoint upload: share of the loop's time that it is stopped",
-            100 * middle["share"],
-            "%",
-            at_most(2),
-            note,
-        ),
-        Row("checkpoint upload: longest stop", 1000 * middle["longest"], "ms"),
-        Row("checkpoint upload: client", middle["cpu"] * 1000 / UPLOADED, "CPU-ms/MiB"),
+        Row("checkpoint upload, share of the loop's time that it is stopped", 100 * middle, "%", at_most(2), note),
+        Row("checkpoint upload, longest stop", 1000 * max(one["longest"] for one in found), "ms"),
+        Row("checkpoint upload, client", cpu * 1000 / UPLOADED, "CPU-ms/MiB"),
     ]
 
 
@@ -80,79 +90,74 @@ def _contender(*arguments: str) -> dict[str, Any]:
     return measured("-m", __name__, *arguments, OMP_NUM_THREADS="1", **credentials)
 
 
-def _cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+def _ours(url: str, name: str, directory: Path) -> Callable[[], Any]:
+    return partial(Store(Storage(endpoint_url=url)).fetch_all, _PREFIX, [name], directory)
 
 
-def _store(url: str) -> Any:
-    from finetune_api.spec import Storage
-    from finetune_trainer.storage import Store
-
-    return Store(Storage(endpoint_url=url))
+def _ours_hashed(url: str, name: str, directory: Path) -> Callable[[], Any]:
+    return partial(Store(Storage(endpoint_url=url)).download_all, _PREFIX, [name], directory)
 
 
-def _ours(url: str, directory: Path) -> Any:
-    store = _store(url)
-    return lambda: store.fetch_all("s3://bucket/", [str(DOWNLOADED)], directory)
-
-
-def _ours_hashed(url: str, directory: Path) -> Any:
-    store = _store(url)
-    return lambda: store.download_all("s3://bucket/", [str(DOWNLOADED)], directory)
-
-
-def _theirs(url: str, directory: Path) -> Any:
+def _theirs(url: str, name: str, directory: Path) -> Callable[[], Any]:
     import boto3
     from botocore.config import Config
 
     config = Config(request_checksum_calculation="when_required", response_checksum_validation="when_required")
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", config=config)
-    return lambda: client.download_file("bucket", str(DOWNLOADED), str(directory / str(DOWNLOADED)))
+    return partial(client.download_file, "bucket", name, str(directory / name))
 
 
-def _theirs_hashed(url: str, directory: Path) -> Any:
-    import hashlib
-
-    download = _theirs(url, directory)
+def _theirs_hashed(url: str, name: str, directory: Path) -> Callable[[], Any]:
+    download = _theirs(url, name, directory)
 
     def both() -> None:
         download()
-        with (directory / str(DOWNLOADED)).open("rb") as file:
+        with (directory / name).open("rb") as file:
             hashlib.file_digest(file, "sha256")
 
     return both
 
 
-_DOWNLOADS = {
-    "ours": _ours,
-    "download_file": _theirs,
-    "ours, SHA-256": _ours_hashed,
-    "download_file, SHA-256": _theirs_hashed,
-}
+_DOWNLOADS = {OURS: _ours, THEIRS: _theirs, OURS_HASHED: _ours_hashed, THEIRS_HASHED: _theirs_hashed}
 
 
-def download(kind: str, url: str, scratch: str) -> None:
-    """In the contender's process: the least of some downloads, after everything was imported."""
-    with tempfile.TemporaryDirectory(dir=scratch) as directory:
-        work = _DOWNLOADS[kind](url, Path(directory))
-        taken = []
-        for _ in range(REPETITIONS):
-            (Path(directory) / str(DOWNLOADED)).unlink(missing_ok=True)
-            before = _cpu()
-            work()
-            taken.append(_cpu() - before)
-        tell(cpu=min(taken))
+def _download(kind: str, url: str, size: str) -> None:
+    """In a process of its own: some downloads, after everything was imported."""
+    with tempfile.TemporaryDirectory() as directory:
+        work = _DOWNLOADS[kind](url, size, Path(directory))
+        tell(cpu=min(_cpu_of(work, Path(directory) / size) for _ in range(REPETITIONS)))
 
 
-def upload(url: str, scratch: str) -> None:
-    """In the contender's process: steps alone, and beside an upload."""
+def _cpu_of(work: Callable[[], Any], written: Path) -> float:
+    written.unlink(missing_ok=True)
+    before = _cpu()
+    work()
+    return _cpu() - before
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _upload(url: str, size: str) -> None:
+    """In a process of its own: steps alone, and beside an upload."""
+    store = Store(Storage(endpoint_url=url))
+    store.objects(f"{_PREFIX}checkpoint/")  # makes the client, as a run has it long before its first checkpoint
+    step = _training()
+    alone = stopped(step, partial(time.sleep, 1))
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "weights").write_bytes(os.urandom(int(size) << 20))
+        before = _cpu() - time.thread_time()
+        beside = stopped(step, partial(store.upload_all, Path(directory), ["weights"], f"{_PREFIX}checkpoint/"))
+        cpu = _cpu() - time.thread_time() - before
+    tell(alone=alone["share"], cpu=cpu, **beside)
+
+
+def _training() -> Callable[[], None]:
+    """A step of some milliseconds, on one core."""
     import torch
 
-    path = Path(scratch) / "weights"
-    path.write_bytes(os.urandom(UPLOADED << 20))
-    store = _store(url)
-    store.read("s3://bucket/1")
     model = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(8)))
     optimizer = torch.optim.AdamW(model.parameters())
     batch = torch.randn(32, 256)
@@ -162,33 +167,30 @@ def upload(url: str, scratch: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    alone = _stopped(step, threading.Timer(2, lambda: None))
-    before = _cpu(), time.thread_time()
-    thread = threading.Thread(target=store.upload_all, args=(Path(scratch), ["weights"], "s3://bucket/checkpoint/"))
-    beside = _stopped(step, thread)
-    cpu = _cpu() - before[0] - (time.thread_time() - before[1])
-    tell(alone=alone["share"], cpu=cpu, **beside)
+    return step
 
 
-def _stopped(step: Any, meanwhile: threading.Thread) -> dict[str, float]:
-    """Steps for as long as the thread works: how long, and how far, they were stopped."""
-    meanwhile.start()
-    stops, began, steps = [], time.monotonic(), 0
-    while meanwhile.is_alive():
-        wall, running, ready = time.monotonic(), time.thread_time(), _ready()
-        for _ in range(10):
+def stopped(step: Callable[[], None], work: Callable[[], Any]) -> dict[str, float]:
+    """Steps for as long as the work takes in a thread of its own: how long, and how far, they were stopped."""
+    with _COUNTS.open("rb", buffering=0) as counts:
+        done, began = start(work), time.monotonic()
+        stops, then = [], _clocks(counts.fileno())
+        while not done.done():
             step()
-        running, ready = time.thread_time() - running, _ready() - ready
-        stops.append(time.monotonic() - wall - running - ready)
-        steps += 10
-    seconds = time.monotonic() - began
-    return {"seconds": seconds, "steps": steps, "share": sum(stops) / seconds, "longest": max(stops)}
+            now = _clocks(counts.fileno())
+            wall, running, ready = (end - begin for end, begin in zip(now, then, strict=True))
+            stops.append(wall - running - ready)
+            then = now
+        done.result()
+        seconds = time.monotonic() - began
+    return {"seconds": seconds, "share": sum(stops) / seconds, "longest": max(stops)}
 
 
-def _ready() -> float:
-    """Seconds that this thread has waited for a processor."""
-    return int(_RUN_DELAY.read_text().split()[1]) / 1e9
+def _clocks(counts: int) -> tuple[float, float, float]:
+    """Seconds on the wall, of this thread on a processor, and of this thread ready for one without having it."""
+    ready = int(os.pread(counts, 100, 0).split()[1]) / 1e9
+    return time.monotonic(), time.thread_time(), ready
 
 
 if __name__ == "__main__":
-    {"download": download, "upload": upload}[sys.argv[1]](*sys.argv[2:])
+    {"download": _download, "upload": _upload}[sys.argv[1]](*sys.argv[2:])

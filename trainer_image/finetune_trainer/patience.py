@@ -13,7 +13,8 @@ class Patience:
     wrong, after 3 tries, in under half a minute.
     """
 
-    connect_seconds: float = 4.0
+    connect_seconds: float = 8.0
+    """Until there is a connection, and for each mebibyte that is sent: slower than 128 KiB a second is given up."""
     silence_seconds: float = 8.0
     """Without an answer, or with next to nothing of it."""
     first_tries: int = 3

@@ -4,7 +4,7 @@ Every piece travels with its MD5 (Content-MD5), by which servers refuse what was
 they answer is an MD5, too, it is compared, for servers that do not look. In the end the object itself is asked for its
 size and ETag.
 
-All of it releases Python's lock, a mebibyte at a time, so that the training loop goes on beside it.
+All of it releases Python's lock, for half a mebibyte and more at a time, so that the training loop goes on beside it.
 """
 
 import base64
@@ -24,8 +24,8 @@ from finetune_trainer.parallel import Group, in_parallel
 from finetune_trainer.s3 import S3
 from finetune_trainer.storage_errors import MISSING, Garbled, code_of
 
-_HASHED = 1 << 20
-_SENT = 256 << 10
+_HASHED = 4 << 20
+_SENT = 1 << 20
 """Bytes in one call of the network, which must be through within ``Patience.connect_seconds``."""
 _MOST_PARTS = 10_000
 """S3's limit for a multipart upload."""

@@ -3,7 +3,7 @@
 botocore, urllib3 and http.client pass a body on through three layers of buffers and a new object for every read. That
 costs more processor time than the copying itself, and holds Python's lock more often than a thread beside the training
 loop should. Past the headers nothing but the announced bytes follows, so they are received into a buffer that is used
-again and again, a mebibyte in one system call.
+again and again, half a mebibyte in one system call.
 """
 
 import socket
@@ -15,7 +15,8 @@ from typing import Any
 from finetune_trainer.errors import one_line
 from finetune_trainer.storage_errors import BrokenOff
 
-_BLOCK = 1 << 20
+_BLOCK = 512 << 10
+"""Small enough to be in the processor's cache still when it is written to the file."""
 _SLOWEST = 16 << 10
 """Bytes a second. What is slower is broken off and asked for again."""
 
