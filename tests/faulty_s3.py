@@ -1,6 +1,7 @@
 """An S3 server that misbehaves as it is told: it stands in front of a real one and passes on what it does not spoil."""
 
 import http.client
+import select
 import socket
 import struct
 import threading
@@ -89,6 +90,13 @@ class Exchange:
             self._handler.wfile.write(content)
             self._handler.wfile.flush()
 
+    def await_hang_up(self) -> None:
+        """Waits until the client has had enough."""
+        poll = select.poll()
+        poll.register(self._handler.connection, select.POLLRDHUP)
+        poll.poll()
+        self._handler.close_connection = True
+
     def reset(self) -> None:
         """Breaks the connection, in the way that the client's kernel calls a reset."""
         self._handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -156,6 +164,11 @@ def dripping(every: float) -> Spoil:
     return spoil
 
 
+def deaf(exchange: Exchange) -> None:
+    """What the client sends is not taken from the connection."""
+    exchange.await_hang_up()
+
+
 def garbled_answer(exchange: Exchange) -> None:
     """A byte of the body is another."""
     answer = exchange.pass_on()
@@ -210,10 +223,9 @@ class FaultyS3:
         condition = lambda request: request.method == (method or request.method) and path in request.path  # noqa: E731
         self.faults.append(Fault(spoil, lambda request: condition(request) and further(request), times))
 
-    def take(self, request: Request) -> Spoil | None:
-        """The fault that the request meets."""
+    def fault(self, request: Request) -> Spoil | None:
+        """What becomes of the request, if anything."""
         with self._lock:
-            self.served.append(request)
             for fault in self.faults:
                 if fault.times > 0 and fault.fits(request):
                     fault.times -= 1
@@ -234,10 +246,12 @@ def in_front_of(real: str) -> Iterator[FaultyS3]:
 
         def serve(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            length = int(headers.get("content-length", 0))
-            request = Request(self.command, self.path, headers, self.rfile.read(length))
+            request = Request(self.command, self.path, headers, b"")
+            spoil = faulty.fault(request)
+            if spoil is not deaf:
+                request = replace(request, body=self.rfile.read(int(headers.get("content-length", 0))))
+            faulty.served.append(request)
             exchange = Exchange(self, request, real)
-            spoil = faulty.take(request)
             try:
                 if spoil:
                     spoil(exchange)

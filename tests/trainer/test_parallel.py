@@ -64,7 +64,7 @@ def test_an_error_in_making_the_items_ends_the_work():
 
     with pytest.raises(OSError, match="unreadable"):
         in_parallel(items(), work, width=2)
-    assert all(group._abandoned.is_set() for group in seen)
+    assert all(group.abandoned for group in seen)
 
 
 def test_who_is_told_to_stop_takes_the_work_down_with_it():
@@ -83,8 +83,7 @@ def test_who_is_told_to_stop_takes_the_work_down_with_it():
 
     with pytest.raises(Stopped):
         in_parallel(items(), work, width=2)
-    with pytest.raises(Abandoned):
-        groups[0].require()
+    assert groups[0].abandoned
 
 
 def test_a_group_below_another_ends_with_it_and_not_the_other_way_round():

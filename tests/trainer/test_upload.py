@@ -14,7 +14,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.patience import Patience
 from finetune_trainer.storage import Store
 from finetune_trainer.upload import Sent
-from tests.faulty_s3 import after, error, garbled_request, lost_answer, reset_after
+from tests.faulty_s3 import after, deaf, error, garbled_request, lost_answer, reset_after
 
 BUCKET = "team-a"
 PIECE = 5 << 20  # the server takes no smaller parts but the last
@@ -92,6 +92,14 @@ def test_what_goes_wrong_with_one_request_is_sent_again(s3, store, faulty, direc
     store.upload_all(directory, [name], prefix)
     assert s3.get(prefix + name) == (directory / name).read_bytes()
     assert unfinished(s3) == []
+
+
+def test_a_server_that_takes_nothing_off_the_line_is_tried_again(s3, faulty, directory, prefix):
+    patience = Patience(pause_seconds=0, connect_seconds=0.5)
+    faulty.spoil(deaf, "PUT")
+    Store(Storage(endpoint_url=faulty.url), patience, piece=2 * len(LARGE)).upload_all(directory, ["large"], prefix)
+    assert s3.get(prefix + "large") == LARGE
+    assert len(faulty.of("PUT")) == 2
 
 
 @pytest.mark.parametrize("name", ["large", "small"])

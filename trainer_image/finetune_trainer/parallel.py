@@ -20,27 +20,30 @@ class Group:
     """Pieces of work that share one fate. A group below another one shares that one's, too."""
 
     def __init__(self, above: "Group | None" = None) -> None:
-        self._abandoned = threading.Event()
-        self._below: list[Group] = []
-        if above is not None:
-            above._below.append(self)
-            if above._abandoned.is_set():
-                self.abandon()
+        self._above = above
+        self._changed: threading.Condition = above._changed if above else threading.Condition()
+        self._abandoned = False
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the work is no longer wanted."""
+        return self._abandoned or (self._above is not None and self._above.abandoned)
 
     def abandon(self) -> None:
         """Tells every piece to end: at its next block, and in the middle of a pause."""
-        self._abandoned.set()
-        for group in self._below:
-            group.abandon()
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
 
     def require(self) -> None:
         """Raises Abandoned where the work is no longer wanted."""
-        if self._abandoned.is_set():
+        if self.abandoned:
             raise Abandoned
 
     def pause(self, seconds: float) -> None:
         """Waits. Raises Abandoned, at once, where the work is no longer wanted."""
-        self._abandoned.wait(seconds)
+        with self._changed:
+            self._changed.wait_for(lambda: self.abandoned, seconds)
         self.require()
 
 
