@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,32 +20,30 @@ DROPOUT = {"lora": {"rank": 4, "dropout": 0.2}}
 
 
 class SigtermAfter(Progress):
-    """Progress during which SIGTERM arrives, once a step was taken or a phase was entered."""
+    """Progress during which SIGTERM arrives, once a step was taken."""
 
-    def __init__(self, *moments: int | str) -> None:
+    def __init__(self, step: int | None = None) -> None:
         super().__init__(Reporter(None))
-        self.moments = moments
+        self.moment = step
         self.steps: list[int] = []
 
     def trained(self, done: StepDone) -> None:
         super().trained(done)
         self.steps.append(done.step)
-        if done.step in self.moments:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def enter(self, phase: str) -> None:
-        super().enter(phase)
-        if phase in self.moments:
+        if done.step == self.moment:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.fixture
-def stop():
+@contextmanager
+def sigterm_asks() -> Iterator[StopRequest]:
+    """SIGTERM means to this process what it means to a trainer."""
     handler = signal.getsignal(signal.SIGTERM)
     request = StopRequest()
     request.listen()
-    yield request
-    signal.signal(signal.SIGTERM, handler)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def result(s3, ended) -> dict[str, Any]:
@@ -73,10 +73,11 @@ def whole(s3, trainer, **changes):
         {"method": DROPOUT, "training": STEPS | {"precision": "bf16", "activationCheckpointing": "always"}},
     ],
 )
-def test_a_run_that_is_stopped_and_gone_on_with_ends_in_the_same_bits(s3, trainer, stop, changes):
+def test_a_run_that_is_stopped_and_gone_on_with_ends_in_the_same_bits(s3, trainer, changes):
     changes |= {"evaluation": {"samples": 2, "maxNewTokens": 6}, "data": trainer.data(tiny.json_lines(*tiny.PAIRS))}
     expected = whole(s3, trainer, **changes)
-    stopped = trainer.run(SigtermAfter(5), stop, **changes)
+    with sigterm_asks() as stop:
+        stopped = trainer.run(SigtermAfter(5), stop, **changes)
     assert stopped.code == ExitCode.PREEMPTED, stopped.result.error
     assert "Step 5 is saved in s3://" in stopped.message
     progress = SigtermAfter()
@@ -85,3 +86,32 @@ def test_a_run_that_is_stopped_and_gone_on_with_ends_in_the_same_bits(s3, traine
     assert progress.steps == list(range(6, 13))
     assert result(s3, ended) == expected
     assert s3.report(ended.location)["resumedAt"] == [5]
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_previous_one_leads_to_the_same_bits(s3, trainer, caplog):
+    changes = {"method": DROPOUT, "training": STEPS, "data": trainer.data(tiny.json_lines(*tiny.PAIRS))}
+    expected = whole(s3, trainer, **changes)
+    for at in (3, 6):
+        with sigterm_asks() as stop:
+            assert trainer.run(SigtermAfter(at), stop, **changes).code == ExitCode.PREEMPTED
+    prefix = f"{trainer.config(**changes).output_prefix}checkpoints/"
+    newest = next(name for name in s3.names(prefix) if name.startswith("00000006") and "weights" in name)
+    content = s3.get(f"{prefix}{newest}")
+    s3.put(f"{prefix}{newest}".removeprefix("s3://team-a/"), content[:-8] + bytes(8))
+    progress = SigtermAfter()
+    ended = trainer.run(progress, **changes)
+    assert (ended.code, progress.steps[0]) == (0, 4)
+    assert f"{newest.partition('/')[0]}/ is passed over: it was damaged or tampered with" in caplog.text
+    assert result(s3, ended) == expected
+
+
+def test_where_the_data_changed_meanwhile_the_training_begins_anew(s3, trainer, caplog):
+    changes = {"method": DROPOUT, "training": STEPS, "data": trainer.data(tiny.json_lines(*tiny.PAIRS))}
+    with sigterm_asks() as stop:
+        assert trainer.run(SigtermAfter(5), stop, **changes).code == ExitCode.PREEMPTED
+    changes["data"] = trainer.data(tiny.json_lines(*tiny.PAIRS[:-1]))  # under the same name
+    progress = SigtermAfter()
+    ended = trainer.run(progress, **changes)
+    assert (ended.code, progress.steps[0]) == (0, 1)
+    assert "is passed over: it was made before the data changed" in caplog.text
+    assert s3.report(ended.location)["resumedAt"] == []
