@@ -45,10 +45,12 @@ def test_before_the_training_there_is_nothing_to_save(runs: Runs):
     assert "The next pod goes on from the newest checkpoint, if there is one." in told(life)
 
 
-def test_while_it_publishes_a_pod_ends_what_it_has_begun(runs: Runs):
+@pytest.mark.parametrize("moment", ["send PUT", "answer PUT {prefix}manifest.json", "send GET team-a?list", "the end"])
+def test_from_the_publication_on_a_pod_ends_what_it_has_begun(runs: Runs, moment):
     """That takes no longer than to save the state for another pod."""
     config = runs.config("publishing")
-    life = runs.live(config, **{f"send PUT {config.output_prefix.removeprefix('s3://')}": "SIGTERM"})
+    moment = moment.format(prefix=config.output_prefix.removeprefix("s3://"))
+    life = runs.live(config, **{f"enter Publishing … {moment}": "SIGTERM"})
     assert life.code == 0, life.log
     assert json.loads(life.message)["outcome"] == "Succeeded"
 

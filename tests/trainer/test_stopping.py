@@ -40,6 +40,12 @@ def test_where_it_is_deferred_the_work_comes_to_its_own_end(stop):
         stop.obey()
 
 
+def test_once_it_is_deferred_for_good_nothing_is_ended_any_more(stop):
+    stop.defer()
+    sigterm()
+    assert stop.asked()
+
+
 def test_who_was_not_asked_has_nothing_to_obey(stop):
     stop.obey()
     assert not stop.asked()

@@ -30,8 +30,9 @@ class Order:
     directory: str
     """For its scratch files, its log and its termination message."""
     signals: dict[str, str] = field(default_factory=dict)
-    """Number of an event, from 1, or the beginning of what it is called → name of a signal. Where there are fewer
-    events than that, the last one is the run's end, when everything is done and nothing of it was told yet."""
+    """Event → name of a signal. An event is named by its number, from 1 (where there are fewer, the last one, when
+    everything is done and nothing of it was told yet), by the beginning of what it is called, or by that and what came
+    earlier: ``enter Publishing … send PUT``."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def started() -> Iterator[Zygote]:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         yield Zygote(process)
-        assert process.stdin
-        process.stdin.close()
+        process.kill()
 
 
 # The process itself -------------------------------------------------------------------------------------------------
@@ -111,12 +111,14 @@ class Events:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._signals = dict(signals)
         self._count = 0
+        self._seen: list[str] = []
         self._lock = threading.Lock()
 
     def happened(self, what: str) -> None:
         """From any thread."""
         with self._lock:
             self._count += 1
+            self._seen.append(what)
             os.write(self._file, f"{what}\n".encode())
             due = [key for key in self._signals if self._is_due(key, what)]
             names = [self._signals.pop(key) for key in due]
@@ -126,7 +128,8 @@ class Events:
     def _is_due(self, key: str, what: str) -> bool:
         if key.isdecimal():
             return int(key) == self._count or what == _END
-        return what.startswith(key)
+        earlier, _, name = key.rpartition(" … ")
+        return what.startswith(name) and (not earlier or any(event.startswith(earlier) for event in self._seen))
 
     def around(self, owner: Any, name: str, what: Callable[..., str]) -> None:
         """Lets calls of ``owner.name`` be events before they are carried out."""

@@ -60,11 +60,11 @@ def tune(config: RunConfig, scratch: Path, progress: Progress, stop: StopRequest
         outcome = Outcome(config, records, tuning, base, trained, tuned, tuning.gpu_seconds(time.monotonic() - begun))
         publication = Publication.begin(config, store)
         result = outcome.run_result(publication.location)
-        with stop.deferred():  # what is left takes no longer than to save it for another pod
-            with writing("the result", scratch):
-                outcome.write(scratch / "result")
-            result = publication.publish(scratch / "result", records.files, result)
-            progress.finish()
+        stop.defer()
+        with writing("the result", scratch):
+            outcome.write(scratch / "result")
+        result = publication.publish(scratch / "result", records.files, result)
+        progress.finish()
     return result
 
 

@@ -47,10 +47,14 @@ class StopRequest:
         if self.asked():
             raise Stopped
 
+    def defer(self) -> None:
+        """From here on SIGTERM is only noted, because what is left takes no longer than to save it for another pod."""
+        self._deferred = True
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, SIGTERM is only noted: whoever works there looks at :meth:`asked`, or ends soon anyway."""
-        self._deferred = True
+        """Within, SIGTERM is only noted: whoever works there looks at :meth:`asked`."""
+        self.defer()
         try:
             yield
         finally:
