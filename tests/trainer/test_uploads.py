@@ -54,3 +54,6 @@ def test_what_is_abandoned_ends_and_what_waits_is_never_begun(slow):
     assert uploads.abandon()
     assert slow.done == []
     assert not slow.begun.acquire(blocking=False)
+    assert uploads._thread
+    uploads._thread.join(10)
+    assert not uploads._thread.is_alive()

@@ -121,6 +121,8 @@ class Saver:
         if error is None:
             if self._uploads.abandon():
                 self._checkpoints.remove_all()
+            else:
+                logger.warning("checkpoints are left behind: the last upload could not be ended in time")
         elif isinstance(error, Stopped):
             if self._local is not self._stored and self._local not in self._uploads.pending():
                 self._bring(self._local)

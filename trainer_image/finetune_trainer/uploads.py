@@ -25,6 +25,7 @@ class Uploads(Generic[T]):
         self._changed = threading.Condition()
         self._waiting: T | None = None
         self._current: T | None = None
+        self._over = False
         self._thread: threading.Thread | None = None
 
     def put(self, thing: T) -> None:
@@ -49,16 +50,21 @@ class Uploads(Generic[T]):
     def abandon(self) -> bool:
         """Ends what is on its way, and begins nothing more. Returns whether it has ended, which may take too long."""
         with self._changed:
-            self._waiting = None
+            self._waiting, self._over = None, True
+            self._changed.notify_all()
         self._group.abandon()
         return self.wait(_FAREWELL_SECONDS)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._current = None
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting is not None)
-                self._current, self._waiting = self._waiting, None
+        while (thing := self._next()) is not None:
             with suppress(Abandoned):
-                self._work(self._current, self._group)  # type: ignore[arg-type]
+                self._work(thing, self._group)
+
+    def _next(self) -> T | None:
+        """Waits for it; None: there will be no more."""
+        with self._changed:
+            self._current = None
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting is not None or self._over)
+            self._current, self._waiting = self._waiting, None
+            return self._current
