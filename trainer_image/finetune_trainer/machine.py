@@ -1,6 +1,7 @@
 """What this machine gives: processors, as far as the container may use them, and memory."""
 
 import ctypes
+import gc
 import math
 import os
 from pathlib import Path
@@ -27,7 +28,7 @@ def thread_count(default: int, quota: Path = _QUOTA) -> int:
     return default if limit is None or os.environ.get("OMP_NUM_THREADS") else min(default, limit)
 
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 """Parameters of glibc's mallopt(3). Another libc has no such function, and goes on as it is."""
 
 
@@ -35,14 +36,15 @@ def keep_freed_memory() -> None:
     """Makes the allocator keep what was freed for the next step, which needs as much again.
 
     glibc hands large blocks back to the kernel, which fills them with zeros when they are asked for anew: measured, a
-    tenth to a fifth of a step's time on a CPU.
+    tenth to a fifth of a step's time on a CPU. Threads that come share what is kept, instead of each keeping its own.
     """
-    _set_allocator(mmap_threshold=32 << 20, trim_threshold=1 << 30, top_pad=16 << 20)
+    _set_allocator({_ARENA_MAX: 1, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 1 << 30, _TOP_PAD: 16 << 20})
 
 
 def give_back_freed_memory() -> None:
     """The opposite, for whom memory counts more than time; and what lies about unused goes back at once."""
-    _set_allocator(mmap_threshold=1 << 20, trim_threshold=1 << 20, top_pad=0)
+    _set_allocator({_MMAP_THRESHOLD: 1 << 18, _TRIM_THRESHOLD: 1 << 18, _TOP_PAD: 0})
+    gc.collect()
     tidy_memory()
 
 
@@ -52,8 +54,7 @@ def tidy_memory() -> None:
         trim(0)
 
 
-def _set_allocator(mmap_threshold: int, trim_threshold: int, top_pad: int) -> None:
+def _set_allocator(parameters: dict[int, int]) -> None:
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_MMAP_THRESHOLD, mmap_threshold)
-        mallopt(_TRIM_THRESHOLD, trim_threshold)
-        mallopt(_TOP_PAD, top_pad)
+        for parameter, value in parameters.items():
+            mallopt(parameter, value)

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from finetune_trainer.attention import boundaries
 from finetune_trainer.encoding import Example
 
-_LOGITS_AT_ONCE, _LOGITS_AT_LEAST = 2**26, 2**20
-"""Logits beyond which they are computed in chunks, and again for the backward pass: 256 MiB in fp32; or 4 MiB, where
+_LOGITS_AT_ONCE, _LOGITS_AT_LEAST = 2**26, 2**19
+"""Logits beyond which they are computed in chunks, and again for the backward pass: 256 MiB in fp32; or 2 MiB, where
 memory counts more than time."""
 
 _EVEN = 32
