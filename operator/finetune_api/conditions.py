@@ -78,6 +78,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     DISK_FULL = "DiskFull"
     PREEMPTED = "Preempted"
+    PEERS_LOST = "PeersLost"
 
     # Seen on the Job and its pods.
     TRAINER_CRASHED = "TrainerCrashed"
@@ -201,6 +202,11 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.PREEMPTED: Meaning(
         "The training pod was asked to stop before it had finished.",
         _BY_ITSELF,
+    ),
+    Reason.PEERS_LOST: Meaning(
+        "A process of the training lost its connection to another one.",
+        _BY_ITSELF,
+        Fault.PLATFORM,
     ),
     Reason.TRAINER_CRASHED: Meaning(
         "The trainer ended with an exit code that is not of the contract.",

@@ -61,6 +61,7 @@ class ExitCode(IntEnum):
     STORAGE_UNAVAILABLE = 20
     PREEMPTED = 21
     DISK_FULL = 22
+    PEERS_LOST = 23
 
     @property
     def final(self) -> bool:
@@ -115,6 +116,8 @@ class RunConfig(Model):
     checkpoint: Checkpoint = Checkpoint()
     on_divergence: Literal["Fail", "Rewind"] = "Fail"
     """``runPolicy.onDivergence``."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """That train together in this pod, one for each GPU."""
     output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/([^/]*[^/.][^/]*/|/)*$")]
     """Where this attempt publishes: ``s3://…/``, its own."""
 
@@ -133,6 +136,7 @@ class RunConfig(Model):
             evaluation=spec.evaluation,
             checkpoint=spec.checkpoint,
             on_divergence=spec.run_policy.on_divergence,
+            processes=max(1, spec.resources.gpus_per_node),
             output_prefix=prefix,
         )
 

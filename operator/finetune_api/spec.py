@@ -317,23 +317,15 @@ class Resources(Model):
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
     """Pods. More than one is not supported yet."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
-    """GPUs (`nvidia.com/gpu`) a pod; 0 trains on the CPU. More than one is not supported yet."""
+    """GPUs (`nvidia.com/gpu`) a pod, which share the work of each step; 0 trains on the CPU."""
     gpu_type: Annotated[str | None, NotYet()] = Field(default=None, max_length=64)
     """Kind of GPU, as the profile names it."""
     cpu: Quantity | None = None
-    """CPU requested, as a Kubernetes quantity (`2`, `500m`). Absent: 1."""
+    """CPU requested, as a Kubernetes quantity (`2`, `500m`). Absent: 1, or one for each GPU."""
     memory: Quantity | None = None
     """Memory requested and its limit, as a Kubernetes quantity (`16Gi`). Absent: no limit."""
 
-    rules = (
-        Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),
-        Rule(
-            "gpusPerNode",
-            "self.gpusPerNode <= 1",
-            "more than one GPU a node is not supported yet",
-            lambda r: r.gpus_per_node <= 1,
-        ),
-    )
+    rules = (Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),)
 
 
 class Scheduling(Model):

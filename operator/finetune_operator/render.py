@@ -9,6 +9,7 @@ from finetune_operator.settings import Settings
 
 _VOLUME = "finetune"
 _SCRATCH = "scratch"
+_SHARED_MEMORY = "shared-memory"
 _TOKEN_SECONDS = 3600
 _GPU = "nvidia.com/gpu"
 FINAL_EXIT_CODES = sorted(code.value for code in run.ExitCode if code.final)
@@ -108,12 +109,19 @@ def _pod(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> d
             {"name": _SCRATCH, "emptyDir": {}},
         ],
     }
+    if _several_gpus(job):  # NCCL hands over data in it, and a container's own is 64 MiB
+        pod["volumes"].append({"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory"}})
     if job.spec.scheduling.priority_class:
         pod["priorityClassName"] = job.spec.scheduling.priority_class
     return pod
 
 
+def _several_gpus(job: FineTuneJob) -> bool:
+    return job.spec.resources.gpus_per_node > 1
+
+
 def _container(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
+    shared_memory = [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}] if _several_gpus(job) else []  # noqa: S108
     return {
         "name": names.TRAINER_CONTAINER,
         "image": settings.trainer_image,
@@ -131,6 +139,7 @@ def _container(job: FineTuneJob, settings: Settings, reporting: Reporting | None
         "volumeMounts": [
             {"name": _VOLUME, "mountPath": run.MOUNT_PATH, "readOnly": True},
             {"name": _SCRATCH, "mountPath": run.SCRATCH_PATH},
+            *shared_memory,
         ],
     }
 
@@ -164,7 +173,7 @@ def _from_secret(name: str, secret: str, key: str, *, optional: bool = False) ->
 
 def _resources(job: FineTuneJob) -> dict[str, Any]:
     asked = job.spec.resources
-    requests = {"cpu": str(asked.cpu if asked.cpu is not None else 1)}
+    requests = {"cpu": str(asked.cpu if asked.cpu is not None else max(1, asked.gpus_per_node))}
     limits = {}
     if asked.memory is not None:
         requests["memory"] = limits["memory"] = str(asked.memory)

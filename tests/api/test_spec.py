@@ -84,7 +84,6 @@ BROKEN = [
     ("model", {"uri": "job://base", "credentials": "token"}, "credentials are for hf:// models only"),
     ("model.uri", "pvc://claim/model", "pvc:// models are not supported yet"),
     ("resources.nodes", 2, "more than one node is not supported yet"),
-    ("resources.gpusPerNode", 2, "more than one GPU a node is not supported yet"),
 ]
 
 NOT_YET = [

@@ -129,10 +129,21 @@ def test_credentials_are_referenced_and_never_copied():
             {"requests": {"cpu": "500m", "memory": "16Gi"}, "limits": {"memory": "16Gi"}},
         ),
         ({"cpu": 4}, {"requests": {"cpu": "4"}, "limits": {"nvidia.com/gpu": "1"}}),
+        ({"gpusPerNode": 4}, {"requests": {"cpu": "4"}, "limits": {"nvidia.com/gpu": "4"}}),
     ],
 )
 def test_resources_are_what_was_asked_for(asked, got):
     assert container(rendered(resources=asked))["resources"] == got
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(0, 1), (1, 1), (4, 4)])
+def test_each_gpu_gets_a_process_and_several_share_memory_to_talk_in(gpus, processes):
+    manifest = rendered(resources={"gpusPerNode": gpus})
+    written = template(manifest)["metadata"]["annotations"][names.ANNOTATION_RUN]
+    assert run.RunConfig.model_validate_json(written).processes == processes
+    volumes = {volume["name"]: volume for volume in template(manifest)["spec"]["volumes"]}
+    (mounted,) = [m["name"] for m in container(manifest)["volumeMounts"] if m["mountPath"] == "/dev/shm"] or [None]
+    assert volumes.get(mounted, {}).get("emptyDir") == ({"medium": "Memory"} if processes > 1 else None)
 
 
 def test_settings_and_priority_reach_the_pod():

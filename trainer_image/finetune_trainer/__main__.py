@@ -12,41 +12,51 @@ from pathlib import Path
 
 from finetune_api.conditions import Phase
 from finetune_api.run import RUN_FILE, RunConfig, RunResult
-from finetune_trainer import data, fetch
+from finetune_trainer import data, fetch, launch
 from finetune_trainer.background import start
 from finetune_trainer.checkpoint import Fingerprint
 from finetune_trainer.checkpoints import Checkpoints
-from finetune_trainer.config import Surroundings, prepare_libraries, read_run
+from finetune_trainer.config import Surroundings, prepare_libraries, process_count, read_run
 from finetune_trainer.ending import run_to_end
 from finetune_trainer.errors import writing
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Publication, find_published
+from finetune_trainer.ranks import ALONE, Ranks
 from finetune_trainer.report import Endpoint, Reporter
 from finetune_trainer.stopping import StopRequest
 from finetune_trainer.storage import Store
 
 
-def tune(config: RunConfig, scratch: Path, progress: Progress, stop: StopRequest | None = None) -> RunResult:
-    """Data and model → evaluation of the base → training → evaluation of the tuned model → publication."""
+def tune(
+    config: RunConfig, scratch: Path, progress: Progress, stop: StopRequest | None = None, ranks: Ranks = ALONE
+) -> RunResult:
+    """Data and model → evaluation of the base → training → evaluation of the tuned model → publication.
+
+    Where several processes train together they share all of it but the last, which is up to the first of them.
+    """
     begun, stop = time.monotonic(), stop or StopRequest()
     prepare_libraries(config, scratch)
     store = Store(config.storage)
     checkpoints = Checkpoints(config, store)
-    published = start(partial(find_published, config, store))
-    dataset = start(partial(data.load, config.data, config.training.seed, store, scratch / "data"))
-    files = start(partial(fetch.fetch_model, config.model, store, scratch / "model"))
-    fingerprint = start(lambda: Fingerprint.of(config, dataset.result().files, files.result().version))
-    checkpoint = start(partial(checkpoints.find, scratch / "resumed", fingerprint.result))
+    load = partial(data.load, config.data, config.training.seed, store, scratch / "data")
+    published = start(partial(ranks.prepared, "published", partial(find_published, config, store)))
+    dataset = start(partial(ranks.prepared, "data", load))
+    files = start(partial(ranks.prepared, "model", partial(fetch.fetch_model, config.model, store, scratch / "model")))
+    fingerprint = start(lambda: Fingerprint.of(config, dataset.result().files, files.result().version, ranks.count))
+    checkpoint = start(lambda: checkpoints.find(scratch / "resumed", fingerprint.result) if ranks.first else None)
 
     from finetune_trainer.result import Outcome  # these bring torch in, while the downloads run
-    from finetune_trainer.savedtraining import begin
+    from finetune_trainer.savedtraining import begin, follow
     from finetune_trainer.saver import Saver
 
     if (already := published.result()) is not None:
-        checkpoints.remove_all()
+        if ranks.first:
+            checkpoints.remove_all()
         return already
     records, model, resumed = dataset.result(), files.result(), checkpoint.result()
-    tuning, base = begin(config, model, records, progress, resumed)
+    tuning, base = begin(config, model, records, progress, resumed, ranks)
+    if not ranks.first:
+        return follow(tuning, stop, ranks)
     there = scratch / "checkpoints"
     with Saver(config, checkpoints, fingerprint.result(), there, base, resumed, stop, progress) as saver:
         with stop.deferred():
@@ -65,6 +75,7 @@ def tune(config: RunConfig, scratch: Path, progress: Progress, stop: StopRequest
             outcome.write(scratch / "result")
         result = publication.publish(scratch / "result", records.files, result)
         progress.finish()
+    ranks.leave()
     return result
 
 
@@ -74,13 +85,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="finetune_trainer", description="Fine-tunes a model as a run file says.")
     parser.add_argument("--run", type=Path, default=Path(RUN_FILE), help="the run file (default: %(default)s)")
     run_file = parser.parse_args().run
-    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("finetune_trainer").setLevel(logging.INFO)
     surroundings = Surroundings.of_environment()
+    processes = process_count(run_file)
+    if launch.wanted(processes):
+        return launch.launch(run_file, processes, surroundings)
+    ranks = Ranks.of_environment()
+    who = "" if ranks.alone else f" [{ranks.rank}]"
+    logging.basicConfig(stream=sys.stdout, format=f"%(asctime)s{who} %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("finetune_trainer").setLevel(logging.INFO if ranks.first else logging.ERROR)
     stop = StopRequest()
     stop.listen()
     endpoint = None
-    if surroundings.reports_url:
+    if surroundings.reports_url and ranks.first:
         endpoint = Endpoint(surroundings.reports_url, surroundings.reports_token, surroundings.reports_ca)
     reporter = Reporter(endpoint)
 
@@ -91,7 +107,7 @@ def main() -> int:
                 tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as scratch,
                 writing("the data and other files of the run", Path(scratch)),
             ):
-                return tune(config, Path(scratch), Progress(reporter), stop)
+                return tune(config, Path(scratch), Progress(reporter), stop, ranks)
         finally:
             stop.ignore()
 

@@ -42,6 +42,15 @@ def read_run(path: Path) -> RunConfig:
         raise _invalid(f"the run file {path} is not valid: {faults}") from error
 
 
+def process_count(path: Path) -> int:
+    """Processes that the run file at ``path`` asks for on each node; 1 where it cannot be read, which is then said by
+    whoever reads it."""
+    try:
+        return read_run(path).processes
+    except TrainerError:
+        return 1
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "the whole"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from finetune_trainer.errors import writing
 
@@ -57,9 +58,22 @@ class Encoded:
                 ids.flush()
                 learned.flush()
             self._ids, self._learned = os.dup(ids.fileno()), os.dup(learned.fileno())
+        self._prepare()
+
+    def _prepare(self) -> None:
         weakref.finalize(self, os.close, self._ids)
         weakref.finalize(self, os.close, self._learned)
         self._starts = array("q", accumulate(self.lengths, initial=0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process of this machine: where it can open the files as long as this one has them."""
+        places = [f"/proc/{os.getpid()}/fd/{file}" for file in (self._ids, self._learned)]
+        return {"lengths": self.lengths, "labels": self.labels, "dropped": self.dropped, "places": places}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._ids, self._learned = (os.open(place, os.O_RDONLY) for place in state.pop("places"))
+        vars(self).update(state)
+        self._prepare()
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -14,6 +14,7 @@ from finetune_trainer.errors import (
     is_disk_full,
     is_out_of_memory,
     is_panic,
+    is_peer_lost,
     one_line,
 )
 
@@ -50,6 +51,9 @@ def _classify(error: BaseException) -> tuple[int, RunError]:
         return _of(ExitCode.DISK_FULL, f"The disk is full: {one_line(error, 300)}. {MAKE_ROOM}")
     if is_out_of_memory(error):
         return _of(ExitCode.OUT_OF_MEMORY, f"Memory ran out: {one_line(error, 300).rstrip('.')}. {_less_memory(error)}")
+    if is_peer_lost(error):
+        what = f"Another process of this training is gone or does not answer: {one_line(error, 300).rstrip('.')}"
+        return _of(ExitCode.PEERS_LOST, f"{what}. The log of the one that ended first says why.")
     if is_panic(error):
         what = f"The model's files break the library that reads them: {one_line(error, 300).rstrip('.')}"
         return _of(ExitCode.MODEL_INVALID, f"{what}. Choose another model, or mend its tokenizer.")

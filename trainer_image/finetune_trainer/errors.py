@@ -57,6 +57,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return bool(named & _NO_MEMORY_TYPES) or any(words in str(error) for words in _NO_MEMORY_WORDS)
 
 
+def is_peer_lost(error: BaseException) -> bool:
+    """Whether another process of this training is gone, or does not answer. Needs no torch."""
+    named = {kind.__name__ for kind in type(error).__mro__}
+    return "DistError" in named or ("RuntimeError" in named and "gloo" in str(error))
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether a file could not be written because the disk, or a quota on it, is full."""
     if isinstance(error, OSError) and error.errno in _DISK_FULL:

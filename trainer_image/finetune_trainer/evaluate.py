@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from finetune_trainer.batches import Cut
 from finetune_trainer.encoding import Encoded
 from finetune_trainer.objective import collate
+from finetune_trainer.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,27 @@ class Measured:
 
 @torch.no_grad()
 def evaluate(
-    objective: Any, examples: Encoded, cut: Cut, device: torch.device, on_batch: Callable[[int], None]
+    objective: Any,
+    examples: Encoded,
+    cut: Cut,
+    device: torch.device,
+    on_batch: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> Measured:
-    """Measures a model in evaluation mode by its ``objective``; ``on_batch`` is told the tokens of each batch."""
+    """Measures a model in evaluation mode by its ``objective``; ``on_batch`` is told the tokens of each batch.
+
+    The examples are shared out among the ranks; all of them return the same.
+    """
     objective.eval()
     order = sorted(range(len(examples)), key=lambda index: -examples.lengths[index])
     loss, right = 0.0, 0
-    for part in cut.micro_batches(order, examples.lengths):
-        measured = objective(collate([examples[index] for index in part], cut.packed, device))
-        loss += float(measured.loss)
-        right += int(measured.right)
-        on_batch(sum(examples.lengths[index] for index in part))
+    for parts in ranks.rounds(order, examples.lengths, cut):
+        part = parts[ranks.rank]
+        measured = objective(collate([examples[index] for index in part or order[-1:]], cut.packed, device))
+        if part:
+            loss += float(measured.loss)
+            right += int(measured.right)
+        on_batch(sum(examples.lengths[index] for index in chain(*parts)))
+    loss, rights = ranks.sum(loss, right)
     labels = sum(examples.labels)
-    return Measured(eval_loss=loss / labels, token_accuracy=right / labels)
+    return Measured(eval_loss=loss / labels, token_accuracy=rights / labels)

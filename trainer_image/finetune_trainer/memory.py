@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune_trainer.errors import is_out_of_memory
+from finetune_trainer.sharding import gathered_bytes, is_share, own_size
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,15 @@ def choose_fit(kept: int, recomputed: int, free: int, longest: int, most: int, s
     return Fit(max(longest, min(most, fitting)), recompute)
 
 
-def free_memory(device: torch.device, model: nn.Module) -> int:
-    """Bytes that are left for activations on ``device``, once everything that is trained has its optimizer's state."""
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_on_cpu()
-    return max(0, free - _TRAINED * trained)
+def free_memory(device: torch.device, model: nn.Module, processes: int = 1) -> int:
+    """Bytes that are left for activations on ``device``, once everything that is trained has its optimizer's state.
+
+    Args:
+        processes: that share this machine's memory where they compute on its CPU.
+    """
+    trained = sum(own_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_on_cpu() // processes
+    return max(0, free - _TRAINED * trained - gathered_bytes(model))
 
 
 def _free_on_cpu(limit: Path = _MEMORY_LIMIT, used: Path = _MEMORY_USED, machine: Path = _MACHINE) -> int:
@@ -72,6 +77,11 @@ def _free_on_cpu(limit: Path = _MEMORY_LIMIT, used: Path = _MEMORY_USED, machine
         return free
 
 
+def device_memory(processes: int) -> int:
+    """Bytes that one process has: a GPU's, or its share of what is free on the machine that ``processes`` share."""
+    return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else _free_on_cpu() // processes
+
+
 def most_tokens(device: torch.device) -> int:
     """Tokens of a forward pass beyond which it is not faster."""
     return _GPU_TOKENS if device.type == "cuda" else _CPU_TOKENS
@@ -79,12 +89,13 @@ def most_tokens(device: torch.device) -> int:
 
 def bytes_left_behind(forward: Callable[[], Any], model: nn.Module) -> int:
     """Bytes that a forward pass keeps for its backward pass, not counting the model's own weights."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if not is_share(parameter)}
     found: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        gathered = isinstance(tensor._base if tensor._base is not None else tensor, nn.Parameter)
+        if not gathered and storage.data_ptr() not in own:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 

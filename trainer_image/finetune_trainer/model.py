@@ -95,6 +95,21 @@ def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTr
     return model  # type: ignore[no-any-return]
 
 
+def count_weights(files: ModelFiles, lora: Lora | None) -> tuple[int, int]:
+    """Parameters that are not trained, and that are, from config.json: before there is memory for them.
+
+    Raises:
+        TrainerError: MODEL_INVALID, CONFIGURATION_INVALID.
+    """
+    try:
+        model = _laid_out(files)
+    except Exception as error:
+        _refuse(f"The model {files.name} cannot be loaded as a language model: {_told(error, files)}", error)
+    parameters = list((add_lora(model, lora, files) if lora else model).parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return sum(parameter.numel() for parameter in parameters) - trained, trained
+
+
 def require_matching_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Refuses a tokenizer that has tokens the model knows nothing of, be they too many or numbered too high.
 
@@ -205,14 +220,18 @@ def _laid_out_like(files: ModelFiles) -> Iterator[None]:
 
 def _mismatch(files: ModelFiles) -> str:
     """Which tensor has another shape in the files than config.json makes of it; found without memory for either."""
-    config = AutoConfig.from_pretrained(files.directory, **_local())
-    with torch.device("meta"):
-        laid_out: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    expected = laid_out.state_dict()
+    expected = _laid_out(files).state_dict()
     for name, held in read_tensors(files.directory, files.name).items():
         if name in expected and tuple(expected[name].shape) != held.shape:
             return f"config.json makes {name} {list(expected[name].shape)}, its weights are {list(held.shape)}"
     return "its weights have other shapes than config.json says"
+
+
+def _laid_out(files: ModelFiles) -> Any:
+    """The model as config.json describes it, without weights."""
+    config = AutoConfig.from_pretrained(files.directory, **_local())
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
 
 
 def _told(error: BaseException, files: ModelFiles) -> str:

@@ -3,9 +3,9 @@
 Shapes: B rows, T tokens of a row, N learned tokens, H hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from finetune_trainer.attention import boundaries
 from finetune_trainer.encoding import Example
+
+T = TypeVar("T")
 
 _LOGITS_AT_ONCE, _LOGITS_AT_LEAST = 2**26, 2**19
 """Logits beyond which they are computed in chunks, and again for the backward pass: 256 MiB in fp32; or 2 MiB, where
@@ -77,14 +79,12 @@ def collate(examples: Sequence[Example], packed: bool, device: torch.device) -> 
 class LanguageModeling(nn.Module):
     """Next-token prediction by a causal language model."""
 
-    def __init__(self, model: Any, headless: bool) -> None:
-        """``headless``: the model's body and head may be called one by one, so that logits are computed for learned
-        tokens only."""
+    def __init__(self, model: Any, headless: bool = False) -> None:
         super().__init__()
         self.model = model
         self._at_once = _LOGITS_AT_ONCE
-        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._parts: tuple[Any, Any] | None = body_and_head(causal) if headless else None
+        self.headless = headless
+        """The model's body and head may be called one by one, so that logits are computed for learned tokens only."""
 
     def recompute(self) -> None:
         """From here on keeps little for the backward pass, and computes it again instead.
@@ -97,10 +97,10 @@ class LanguageModeling(nn.Module):
 
     def forward(self, batch: Batch) -> TokenLoss:
         """The loss of ``batch``. The token at position t is predicted from those before it."""
-        if self._parts is None:
+        if not self.headless:
             logits = self.model(input_ids=batch.ids, use_cache=False, **batch.arguments).logits  # [B, T, V]
             return _of_logits(logits[batch.at], batch.targets)
-        body, head = self._parts
+        body, head = body_and_head(without_adapter(self.model))
         hidden = body(input_ids=batch.ids, use_cache=False, **batch.arguments).last_hidden_state[batch.at]  # [N, H]
         step = max(_EVEN, self._at_once // head.weight.shape[0])
         if len(hidden) <= step:
@@ -111,6 +111,15 @@ class LanguageModeling(nn.Module):
         ]
         losses, rights = zip(*parts, strict=True)
         return TokenLoss(torch.stack(losses).sum(), torch.stack(rights).sum())
+
+    def lend(self, work: Callable[[Any], T]) -> T:
+        """Does something else with the model. Where its weights are sharded they are there for as long as it takes."""
+        return work(self.model)
+
+
+def without_adapter(model: Any) -> Any:
+    """The causal language model, of one that has an adapter or none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def body_and_head(causal: Any) -> tuple[Any, Any]:

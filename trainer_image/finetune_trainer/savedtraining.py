@@ -10,13 +10,15 @@ from typing import Any, Self
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from finetune_api.run import RunConfig
+from finetune_api.run import RunConfig, RunResult
 from finetune_trainer.checkpoints import Checkpoint
 from finetune_trainer.data import Dataset
 from finetune_trainer.evaluate import Measured
 from finetune_trainer.modelfiles import ModelFiles
 from finetune_trainer.progress import Progress
+from finetune_trainer.ranks import ALONE, Ranks
 from finetune_trainer.snapshot import Snapshot
+from finetune_trainer.stopping import StopRequest
 from finetune_trainer.tuning import Measurement, Tuning
 from finetune_trainer.versions import made_with
 
@@ -81,16 +83,37 @@ class SavedTraining:
 
 
 def begin(
-    config: RunConfig, files: ModelFiles, data: Dataset, progress: Progress, resumed: Checkpoint | None
+    config: RunConfig,
+    files: ModelFiles,
+    data: Dataset,
+    progress: Progress,
+    resumed: Checkpoint | None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tuning, Measurement | None]:
-    """A tuning at its beginning, or where a checkpoint left it; and what the untouched base was measured to be."""
-    if resumed is None:
-        tuning = Tuning(config, files, data, progress)
-        return tuning, tuning.measure_base()
-    saved = SavedTraining.read(resumed.directory)
-    tuning = Tuning(config, files, data, progress, saved.snapshot)
-    saved.tell(resumed.uri, tuning.plan.total_steps)
-    return tuning, saved.base
+    """A tuning at its beginning, or where a checkpoint left it; and what the untouched base was measured to be.
+
+    Args:
+        resumed: the checkpoint, which the first rank alone has.
+    """
+    saved = SavedTraining.read(resumed.directory) if resumed else None
+    tuning = Tuning(config, files, data, progress, saved.snapshot if saved else None, ranks)
+    if saved and resumed:
+        saved.tell(resumed.uri, tuning.plan.total_steps)
+    base = None if tuning.resumed else tuning.measure_base()
+    return tuning, saved.base if saved else base
+
+
+def follow(tuning: Tuning, stop: StopRequest, ranks: Ranks) -> RunResult:
+    """The whole of a run for all ranks but the first, once it has begun: they hand over their share of what is saved
+    and published, and stay until it is."""
+    with stop.deferred():
+        tuning.train(None, stop.asked)
+    stop.obey()
+    tuning.measure_tuned()
+    stop.defer()
+    tuning.save(None)
+    ranks.leave()
+    return RunResult(outcome="Succeeded")
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from finetune_api.run import RunConfig
 from finetune_trainer.checkpoint import Fingerprint, new_name
 from finetune_trainer.checkpoints import Checkpoint, Checkpoints
-from finetune_trainer.errors import Stopped, TrainerError, disk_full, is_disk_full, one_line
+from finetune_trainer.errors import Stopped, TrainerError, disk_full, is_disk_full, is_peer_lost, one_line
 from finetune_trainer.pace import Pace
 from finetune_trainer.parallel import Abandoned, Group
 from finetune_trainer.progress import Progress
@@ -123,7 +123,7 @@ class Saver:
                 self._checkpoints.remove_all()
             else:
                 logger.warning("checkpoints are left behind: the last upload could not be ended in time")
-        elif isinstance(error, Stopped):
+        elif isinstance(error, Stopped) or (self._stop.asked() and is_peer_lost(error)):
             if self._local is not self._stored and self._local not in self._uploads.pending():
                 self._bring(self._local)
             in_time = self._uploads.wait(self._stop.seconds_left())

@@ -1,7 +1,7 @@
 """A training between two steps: everything that the steps to come depend on, as tensors and JSON."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from finetune_trainer.divergence import LossWatch
 from finetune_trainer.history import History
 from finetune_trainer.memory import Fit
 from finetune_trainer.progress import StepDone
+from finetune_trainer.ranks import ALONE, Ranks
+from finetune_trainer.sharding import overwrite, whole
 
 
 @dataclass
@@ -80,41 +82,59 @@ class Snapshot:
 
 
 def take(
-    trained: Mapping[str, nn.Parameter], optimizer: Any, state: TrainingState, device: torch.device, lent: bool = False
+    trained: Mapping[str, nn.Parameter],
+    optimizer: Any,
+    state: TrainingState,
+    device: torch.device,
+    lent: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Snapshot:
-    """Onto the CPU.
+    """Onto the CPU. All ranks call it; the tensors are the first one's alone.
 
     Args:
         lent: for whoever is done with it before the next step. What is on the CPU already is then not copied, which
             would take as much memory again as weights and moments have.
     """
 
-    def on_cpu(tensor: Tensor) -> Tensor:
-        return tensor.detach().to("cpu", copy=not lent)
+    def on_cpu(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        gathered = ((name, whole(tensor.detach())) for name, tensor in tensors)
+        return {name: tensor.to("cpu", copy=not lent) for name, tensor in gathered if ranks.first}
 
-    moments = {
-        f"{name}/{key}": on_cpu(value)
+    moments = (
+        (f"{name}/{key}", value)
         for name, parameter in trained.items()
         for key, value in optimizer.state.get(parameter, {}).items()
-    }
-    weights = {name: on_cpu(parameter) for name, parameter in trained.items()}
-    return Snapshot(state.to_dict(), weights, moments, (random_state(device),))
+    )
+    random = tuple(ranks.gather(random_state(device)))
+    return Snapshot(state.to_dict(), on_cpu(trained.items()), on_cpu(moments), random)
 
 
 def put_back(
-    snapshot: Snapshot, trained: Mapping[str, nn.Parameter], optimizer: Any, device: torch.device
+    snapshot: Snapshot,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: Any,
+    device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> TrainingState:
-    """Writes a snapshot's weights, moments and random state where they were taken from; returns its state."""
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(snapshot.weights[name])
+    """Writes a snapshot's weights, moments and random state where they were taken from; returns its state. All ranks
+    call it; the tensors are taken from the first one's."""
+    for name, parameter in trained.items():
+        overwrite(parameter, snapshot.weights.get(name), ranks)
     optimizer.state.clear()
-    for path, value in snapshot.optimizer.items():
+    for path, shape in ranks.told([(path, value.shape) for path, value in snapshot.optimizer.items()]):
         name, _, key = path.rpartition("/")
         parameter = trained[name]
-        optimizer.state.setdefault(parameter, {})[key] = value.to(parameter.device, copy=True)
-    set_random_state(snapshot.random[0], device)
+        like = parameter if shape == parameter.shape else torch.empty(shape, device=parameter.device)
+        optimizer.state.setdefault(parameter, {})[key] = moment = torch.empty_like(like, dtype=torch.float32)
+        overwrite(moment, snapshot.optimizer.get(path), ranks)
+    set_random_state(snapshot.random[ranks.rank], device)
     return TrainingState.of_dict(snapshot.state)
+
+
+def share(snapshot: Snapshot | None, ranks: Ranks) -> Snapshot | None:
+    """The first rank's snapshot on all of them: what :func:`put_back` wants there, which is not its tensors."""
+    outline = ranks.told(replace(snapshot, weights={}, optimizer={}) if snapshot else None)
+    return snapshot if ranks.first else outline
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -1,18 +1,20 @@
 """The training loop, on Accelerate: its device, its precision, its backward pass and its clipping.
 
-A step's loss is the mean over the learned tokens of the whole effective batch, however it is cut into forward passes:
-every token counts the same, and micro-batches change nothing but memory and time. Everything that a step depends on is
-in :class:`TrainingState`, the weights, the optimizer and the random state: a snapshot of them, taken between any two
-steps, is where a training goes on as if it had never stopped.
+A step's loss is the mean over the learned tokens of the whole effective batch, however it is dealt to processes and cut
+into forward passes: every token counts the same, and neither changes anything but memory and time. Everything that a
+step depends on is in :class:`TrainingState`, the weights, the optimizer and the random state: a snapshot of them, taken
+between any two steps, is where a training goes on as if it had never stopped.
 """
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
+from torch import Tensor
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Training
@@ -21,8 +23,10 @@ from finetune_trainer.encoding import Encoded
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.objective import collate
 from finetune_trainer.progress import StepDone
+from finetune_trainer.ranks import ALONE, Ranks
 from finetune_trainer.schedule import Schedule
-from finetune_trainer.snapshot import Snapshot, TrainingState, put_back, random_state, set_random_state, take
+from finetune_trainer.sharding import forget_gathered, whole
+from finetune_trainer.snapshot import Snapshot, TrainingState, put_back, random_state, set_random_state, share, take
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,33 @@ class Saver(Protocol):
         """The last snapshot that was taken; None: there is none, and no way back."""
 
 
+class SharedSaver:
+    """The first rank's saver, on all ranks: whenever it may take snapshots, the others assist it."""
+
+    def __init__(self, saver: Saver | None, ranks: Ranks) -> None:
+        """``saver``: the first rank has one."""
+        self._saver = saver
+        self._ranks = ranks
+
+    def before_training(self, training: "Loop") -> None:
+        if self._saver:
+            self._saver.before_training(training)
+        training.assist()
+
+    def after_step(self, training: "Loop") -> None:
+        if self._saver:
+            self._saver.after_step(training)
+        training.assist()
+
+    def before_the_end(self, training: "Loop") -> None:
+        if self._saver:
+            self._saver.before_the_end(training)
+        training.assist()
+
+    def newest(self) -> Snapshot | None:
+        return share(self._saver.newest() if self._saver else None, self._ranks)
+
+
 @dataclass
 class Loop:
     """A model in training."""
@@ -64,12 +95,16 @@ class Loop:
     """The highest learning rate."""
     accelerator: Accelerator
     state: TrainingState
+    ranks: Ranks = ALONE
+    """Every method is called on all of them at the same step, unless it says otherwise."""
 
     def __post_init__(self) -> None:
         self.schedule = Schedule(
             self.rate, self.settings.schedule, self.plan.total_steps, self.settings.warmup_fraction
         )
-        self.trained = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
+        forget_gathered(self.objective)
+        bare = self.accelerator.unwrap_model(self.objective)
+        self.trained = {name: p for name, p in bare.named_parameters() if p.requires_grad}
         self.optimizer = self.accelerator.prepare_optimizer(_adamw(self.trained.values(), self.settings.weight_decay))
 
     def step(self, asked_to_stop: Callable[[], bool]) -> StepDone | None:
@@ -80,19 +115,18 @@ class Loop:
         """
         number, chance = self.state.step, random_state(self.accelerator.device)
         indices = self.plan.step(number)
-        labels = sum(self.examples.labels[index] for index in indices)
-        loss = torch.zeros((), device=self.accelerator.device)
-        for part in self.cut.micro_batches(indices, self.plan.lengths):
-            if asked_to_stop():
+        labels = sum(self.examples.labels[index] for index in indices) / self.ranks.count  # gradients are averaged
+        own = torch.zeros((), device=self.accelerator.device)
+        rounds = self.ranks.rounds(indices, self.plan.lengths, self.cut)
+        for count, parts in enumerate(rounds, 1):
+            if self.ranks.alone and asked_to_stop():  # several must agree first, which they do between two steps
                 self.optimizer.zero_grad()
                 set_random_state(chance, self.accelerator.device)
                 return None
-            batch = collate([self.examples[index] for index in part], self.cut.packed, self.accelerator.device)
-            share = self.objective(batch).loss / labels
-            self.accelerator.backward(share)
-            loss += share.detach()
-        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.settings.max_grad_norm)
-        if fault := self.state.watch.fault(float(loss), float(norm)):
+            own += self._learn(parts[self.ranks.rank], indices[-1:], labels, last=count == len(rounds))
+        loss = self.ranks.sum(float(own))[0] / self.ranks.count
+        norm = whole(self.accelerator.clip_grad_norm_(self.trained.values(), self.settings.max_grad_norm))
+        if fault := self.state.watch.fault(loss, float(norm)):
             self.optimizer.zero_grad()
             raise Diverged(fault)
         rate = self.schedule.rate(number) * self.state.rate_factor
@@ -104,28 +138,57 @@ class Loop:
             step=number + 1,
             total=self.plan.total_steps,
             epoch=(number + 1) / self.plan.steps_per_epoch,
-            loss=float(loss),
+            loss=loss,
             learning_rate=rate,
             tokens=sum(self.plan.lengths[index] for index in indices),
         )
         self.state.advance(done)
         return done
 
+    def _learn(self, part: list[int], stand_in: list[int], labels: float, last: bool) -> Tensor:
+        """Passes over the examples of ``part`` forward and backward; returns their share of the step's loss.
+
+        A rank that has none passes over ``stand_in``, which counts for nothing: the others need it to take part.
+        """
+        batch = collate([self.examples[index] for index in part or stand_in], self.cut.packed, self.accelerator.device)
+        with nullcontext() if last else self.accelerator.no_sync(self.objective):
+            share = self.objective(batch).loss / labels * bool(part)
+            self.accelerator.backward(share)
+        return share.detach()  # type: ignore[no-any-return]
+
     def snapshot(self, lent: bool = False) -> Snapshot:
-        """What the steps to come depend on, on the CPU; ``lent`` to whoever is done with it before the next step."""
-        return take(self.trained, self.optimizer, self.state, self.accelerator.device, lent)
+        """All that the steps to come depend on, on the CPU; ``lent`` to whoever is done with it before the next step.
+
+        Taken by the first rank alone, while the others :meth:`assist`.
+        """
+        self.ranks.any(True)
+        return self._take(lent)
+
+    def assist(self) -> None:
+        """Has the first rank take its snapshots; that calls this as well, when it has taken as many as it wants."""
+        while self.ranks.any(False):
+            self._take(lent=True)
+
+    def _take(self, lent: bool) -> Snapshot:
+        return take(self.trained, self.optimizer, self.state, self.accelerator.device, lent, self.ranks)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes on from ``snapshot``."""
-        self.state = put_back(snapshot, self.trained, self.optimizer, self.accelerator.device)
+        forget_gathered(self.objective)
+        self.state = put_back(snapshot, self.trained, self.optimizer, self.accelerator.device, self.ranks)
 
 
 def train(
-    loop: Loop, saver: Saver, asked_to_stop: Callable[[], bool], rewinds: bool, on_step: Callable[[StepDone], None]
+    loop: Loop,
+    saver: Saver | None,
+    asked_to_stop: Callable[[], bool],
+    rewinds: bool,
+    on_step: Callable[[StepDone], None],
 ) -> None:
     """Takes the steps that are left.
 
     Args:
+        saver: the first rank's.
         rewinds: whether a training that diverged goes back and on with a lower learning rate, or ends.
         on_step: is called after every optimizer step.
 
@@ -134,20 +197,21 @@ def train(
         TrainerError: DIVERGED.
     """
     loop.objective.train()
-    saver.before_training(loop)
-    while not asked_to_stop():
+    shared = SharedSaver(saver, loop.ranks)
+    shared.before_training(loop)
+    while not loop.ranks.any(asked_to_stop()):
         if loop.state.step == loop.plan.total_steps:
             return
         try:
             done = loop.step(asked_to_stop)
         except Diverged as fault:
-            _go_back(loop, saver.newest() if rewinds else None, fault)
+            _go_back(loop, shared.newest() if rewinds else None, fault)
             continue
         if done is None:
             break
         on_step(done)
-        saver.after_step(loop)
-    saver.before_the_end(loop)
+        shared.after_step(loop)
+    shared.before_the_end(loop)
     raise Stopped
 
 

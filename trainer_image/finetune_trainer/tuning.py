@@ -3,12 +3,12 @@
 import gc
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 
 from finetune_api.run import ExitCode, RunConfig
@@ -18,6 +18,7 @@ from finetune_trainer.attention import one_by_one
 from finetune_trainer.batches import Cut, plan_batches
 from finetune_trainer.data import Dataset
 from finetune_trainer.encoder import Encoder
+from finetune_trainer.encoding import Encoded
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.evaluate import Measured, evaluate
 from finetune_trainer.fitting import find_fit
@@ -25,19 +26,22 @@ from finetune_trainer.history import History
 from finetune_trainer.layout import choose_layout
 from finetune_trainer.linear import speed_up
 from finetune_trainer.machine import give_back_freed_memory, thread_count, tidy_memory
-from finetune_trainer.memory import Fit
+from finetune_trainer.memory import Fit, device_memory
 from finetune_trainer.model import (
     add_lora,
     choose_precision,
+    count_weights,
     load_model,
     load_tokenizer,
     require_length,
     require_matching_vocabulary,
 )
 from finetune_trainer.modelfiles import ModelFiles
-from finetune_trainer.objective import LanguageModeling
+from finetune_trainer.objective import LanguageModeling, without_adapter
 from finetune_trainer.progress import TRAINING_COST, Progress
-from finetune_trainer.snapshot import Snapshot, TrainingState
+from finetune_trainer.ranks import ALONE, Ranks
+from finetune_trainer.sharding import Strategy, accelerator, choose_strategy, gather, loading_once, replicate, shard
+from finetune_trainer.snapshot import Snapshot, TrainingState, share
 from finetune_trainer.train import Loop, Saver, train
 
 logger = logging.getLogger(__name__)
@@ -59,26 +63,36 @@ class Tuning:
     """A model that is measured, trained, measured again and saved."""
 
     def __init__(
-        self, config: RunConfig, files: ModelFiles, data: Dataset, progress: Progress, resumed: Snapshot | None = None
+        self,
+        config: RunConfig,
+        files: ModelFiles,
+        data: Dataset,
+        progress: Progress,
+        resumed: Snapshot | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        """All ranks begin, measure, train and save together; ``resumed`` is asked for on the first one only."""
         self._config = config
         self._progress = progress
+        self._ranks = ranks
         self.files = files
         self.precision = choose_precision(config.training.precision)
         torch.set_num_threads(thread_count(torch.get_num_threads()))
-        set_seed(config.training.seed)
         self._tokenizer = load_tokenizer(files)
-        encoder = Encoder(self._tokenizer, config.training.max_length)
-        self.train_set = encoder.encode(data.train, "training")
-        self.validation_set = encoder.encode(data.validation, "validation")
-        self.prompts = samples.prompts(data.validation, config.evaluation.samples, encoder, self._tokenizer)
-        self._accelerator = Accelerator(mixed_precision=self._autocast, cpu=not torch.cuda.is_available())
-        base = self._load()
-        self._layout = choose_layout(base.to(self._accelerator.device))
-        self._model = add_lora(base, self.lora, files) if self.lora else base
-        speed_up(self._model)
-        objective = LanguageModeling(self._model, self._layout.headless)
-        self._objective = self._accelerator.prepare_model(objective)
+        self.train_set, self.validation_set, self.prompts = ranks.prepared("examples", lambda: self._encode(data))
+        ranks.join()
+        resumed = share(resumed, ranks)
+        self.resumed = resumed is not None
+        """Whether it goes on from a snapshot."""
+        strategy = self._strategy()
+        self._sharded = strategy == "fsdp2"
+        set_seed(config.training.seed)
+        self._accelerator = accelerator(strategy, self._autocast)
+        self._objective = self._place()
+        self._model = self._objective.model
+        prepared = self._objective if self._sharded else replicate(self._objective, self._accelerator)
+        if not ranks.first:
+            set_seed(config.training.seed + ranks.rank)  # all began with equal weights; dropout is each one's own
         self.plan = plan_batches(
             self.train_set.lengths,
             config.training.batch_size,
@@ -87,17 +101,45 @@ class Tuning:
             config.training.seed,
             bucketed=not self._layout.packed,
         )
-        self._loop = self._begin(resumed)
-        self._plan_progress(resumed=resumed is not None)
+        self._loop = self._begin(prepared, resumed)
+        self._plan_progress()
         self._log_plan()
         gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         gc.enable()
 
-    def _plan_progress(self, resumed: bool) -> None:
+    def _encode(self, data: Dataset) -> tuple[Encoded, Encoded, list[samples.Prompt]]:
+        encoder = Encoder(self._tokenizer, self._config.training.max_length)
+        train, validation = encoder.encode(data.train, "training"), encoder.encode(data.validation, "validation")
+        prompts = samples.prompts(data.validation, self._config.evaluation.samples, encoder, self._tokenizer)
+        return train, validation, prompts
+
+    def _strategy(self) -> Strategy:
+        if self._ranks.alone:
+            return "ddp"
+        frozen, trained = count_weights(self.files, self.lora)
+        width = 2 if self.precision == "bf16" else 4
+        return choose_strategy(width * frozen, trained, device_memory(self._ranks.local_count), self._ranks.count)
+
+    def _place(self) -> LanguageModeling:
+        """The model on its device, or the shares of all ranks on theirs."""
+        with loading_once() if self._sharded else nullcontext():
+            base = self._load()
+        if not self._sharded:
+            self._layout = choose_layout(base.to(self._accelerator.device))
+        model = add_lora(base, self.lora, self.files) if self.lora else base
+        speed_up(model)
+        objective = LanguageModeling(model)
+        if self._sharded:
+            shard(objective, self._accelerator, self._autocast)
+            self._layout = objective.lend(lambda sharded: choose_layout(without_adapter(sharded)))
+        objective.headless = self._layout.headless
+        return objective
+
+    def _plan_progress(self) -> None:
         history, evaluation = self._loop.state.history, self.validation_set.tokens
         baseline = evaluation if self._config.evaluation.baseline else 0
         total = baseline + evaluation + TRAINING_COST * self.plan.total_tokens
-        done = baseline + TRAINING_COST * history.tokens if resumed else 0
+        done = baseline + TRAINING_COST * history.tokens if self.resumed else 0
         self._progress.plan(total, done, history.last)
 
     @property
@@ -106,13 +148,13 @@ class Tuning:
         adapter the frozen weights are bf16 themselves."""
         return "bf16" if self.precision == "bf16" and self.lora is None else "no"
 
-    def _begin(self, resumed: Snapshot | None) -> Loop:
+    def _begin(self, prepared: Any, resumed: Snapshot | None) -> Loop:
         state = TrainingState.of_dict(resumed.state) if resumed else TrainingState(fit=self._find_fit())
         if state.fit.recompute:
             self._recompute()
         tidy_memory()
         loop = Loop(
-            objective=self._objective,
+            objective=prepared,
             examples=self.train_set,
             plan=self.plan,
             cut=Cut(self._layout.packed, state.fit.tokens, self._config.training.micro_batch_size),
@@ -120,6 +162,7 @@ class Tuning:
             rate=self.learning_rate,
             accelerator=self._accelerator,
             state=state,
+            ranks=self._ranks,
         )
         if resumed:
             loop.restore(resumed)
@@ -129,11 +172,11 @@ class Tuning:
     def _find_fit(self) -> Fit:
         longest = max(max(self.train_set.lengths), max(self.validation_set.lengths))
         setting = self._config.training.activation_checkpointing
-        return find_fit(self._objective, self._model, self._layout.packed, self._accelerator, longest, setting)
+        return find_fit(self._objective, self._layout.packed, self._accelerator, longest, setting, self._ranks)
 
     def _recompute(self) -> None:
         try:
-            self._accelerator.unwrap_model(self._objective).recompute()
+            self._objective.recompute()
         except ValueError as error:
             raise TrainerError(
                 ExitCode.CONFIGURATION_INVALID,
@@ -181,8 +224,8 @@ class Tuning:
             )
         return measurement
 
-    def train(self, saver: Saver, asked_to_stop: Callable[[], bool]) -> History:
-        """Takes the steps that are left."""
+    def train(self, saver: Saver | None, asked_to_stop: Callable[[], bool]) -> History:
+        """Takes the steps that are left; ``saver`` is the first rank's."""
         self._progress.begin_training()
         rewinds = self._config.on_divergence == "Rewind"
         train(self._loop, saver, asked_to_stop, rewinds, self._progress.trained)
@@ -194,7 +237,7 @@ class Tuning:
         Raises:
             TrainerError: DIVERGED, if there is no finite loss any more.
         """
-        if self.lora is None and self.precision == "bf16":
+        if self._autocast == "bf16" and not self._sharded:  # shards are rounded whenever they are gathered
             self._objective.to(torch.bfloat16)
         measurement = self._measure()
         if not measurement.measured.finite:
@@ -211,29 +254,42 @@ class Tuning:
             self._loop.cut,
             self._accelerator.device,
             self._progress.evaluated,
+            self._ranks,
         )
         logger.info("eval_loss %.4f  token_accuracy %.4f", measured.eval_loss, measured.token_accuracy)
-        with one_by_one(self._model):
-            answers = samples.answers(
-                self._model,
+        answers = self._objective.lend(self._answers)
+        tidy_memory()
+        return Measurement(measured, answers)
+
+    def _answers(self, model: Any) -> list[str]:
+        """On all ranks, since sharded weights need all of them, and where they are whole nobody has to wait."""
+        with one_by_one(model):
+            return samples.answers(
+                model,
                 self.prompts,
                 self._config.evaluation.max_new_tokens,
                 self._tokenizer,
                 self._accelerator.device,
             )
-        tidy_memory()
-        return Measurement(measured, answers)
 
     def gpu_seconds(self, seconds: float) -> int:
         """GPUs in use times ``seconds``; 0 on the CPU."""
-        return round(seconds) if self._accelerator.device.type == "cuda" else 0
+        return round(seconds * self._ranks.count) if self._accelerator.device.type == "cuda" else 0
 
-    def save(self, directory: Path) -> None:
-        """Writes the adapter in PEFT's format, or the whole model, and the tokenizer."""
+    def save(self, directory: Path | None) -> None:
+        """Writes the adapter in PEFT's format, or the whole model, and the tokenizer. On the first rank; the others
+        give their share, and need no directory."""
+        rounded = torch.bfloat16 if self._autocast == "bf16" else None
+        weights = {"state_dict": gather(self._model, rounded, self._ranks)} if self._sharded else {}
+        if directory is None:
+            return
         if self.lora:
-            self._model.save_pretrained(directory, save_embedding_layers=False)  # True or "auto" would ask the hub
+            self._model.save_pretrained(directory, save_embedding_layers=False, **weights)  # else it asks the hub
         else:
-            self._model.save_pretrained(directory)
+            self._model.save_pretrained(directory, **weights)
+        if self._sharded and rounded:  # it was written with the type of the shares
+            self._model.config.dtype = rounded
+            self._model.config.save_pretrained(directory)
         self._tokenizer.save_pretrained(directory)
 
     def _log_plan(self) -> None:
@@ -244,6 +300,11 @@ class Tuning:
             *(f"{trainable:,}", self.precision, self._accelerator.device),
         )
         fit = self._loop.state.fit
+        if not self._ranks.alone:
+            logger.info(
+                "%d processes share the work, and each holds %s",
+                *(self._ranks.count, "a share of the weights (FSDP2)" if self._sharded else "all weights (DDP)"),
+            )
         logger.info(
             "records are %s, at most %d tokens at a time%s",
             *("packed" if self._layout.packed else "padded", fit.tokens),
