@@ -164,6 +164,25 @@ def test_a_completion_that_fails_after_its_status_was_sent_is_asked_for_again(s3
     assert s3.get(prefix + "large") == LARGE
 
 
+@pytest.mark.parametrize("came", ["whole", "shorter"])
+def test_a_completion_that_tells_no_etag_is_judged_by_the_size(s3, store, faulty, directory, prefix, came):
+    """Ceph's tells none: it begins to answer before it has put the parts together."""
+
+    def nothing_told(exchange):
+        answer = exchange.pass_on()
+        if came == "shorter":
+            s3.put(f"{prefix}large".removeprefix(f"s3://{BUCKET}/"), LARGE[:-1])
+        body = b"  <CompleteMultipartUploadResult><ETag></ETag></CompleteMultipartUploadResult>"
+        exchange.answer(type(answer)(200, {"content-type": "application/xml"}, body))
+
+    faulty.spoil(nothing_told, "POST", "/large?uploadId")
+    if came == "shorter":
+        assert "10486759 bytes with ETag" in refused(store, directory, prefix).message
+    else:
+        store.upload_all(directory, ["large"], prefix)
+        assert s3.get(prefix + "large") == LARGE
+
+
 def test_a_completion_whose_answer_got_lost_is_found_done(s3, store, faulty, directory, prefix):
     def gone_afterwards(exchange):
         exchange.pass_on()

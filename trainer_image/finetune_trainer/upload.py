@@ -121,10 +121,14 @@ class Upload:
         return {"PartNumber": piece.number, "ETag": self._call(put, group)}
 
     def _complete(self, api: Any, target: dict[str, str], parts: list[dict[str, Any]], size: int) -> str:
-        """Where the answer to an earlier try got lost, the upload is gone and the object is there."""
+        """The object's ETag; empty where the server does not tell, as Ceph's answers nothing but spaces for a while.
+
+        Where the answer to an earlier try got lost, the upload is gone and the object is there.
+        """
         try:
             with _noticing_loss():
-                return str(api.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})["ETag"])
+                answer = api.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+            return str(answer.get("ETag", ""))
         except _Lost:
             there = self._there(api)
             if there is None or there[0] != size:
@@ -132,8 +136,10 @@ class Upload:
             return there[1]
 
     def _require(self, api: Any, size: int, etag: str) -> None:
-        if (there := self._there(api)) != (size, etag):
-            raise Garbled(f"{size} bytes with ETag {etag} were sent, {there or 'nothing'} is there")
+        length, found = self._there(api) or (None, "")
+        if length != size or etag not in ("", found):
+            there = "nothing" if length is None else f"{length} bytes with ETag {found}"
+            raise Garbled(f"{size} bytes with ETag {etag or 'unknown'} were sent, {there} is there")
 
     def _there(self, api: Any) -> tuple[int, str] | None:
         """(bytes, ETag) of the object."""
