@@ -47,16 +47,18 @@ class Encoded:
         """Learned tokens of each example."""
         self.dropped = dropped
         """Records that were left out, since nothing to learn was left of them after cutting."""
-        with tempfile.TemporaryFile() as ids, tempfile.TemporaryFile() as learned:
+        with (
+            writing("the data as tokens", Path(tempfile.gettempdir())),
+            tempfile.TemporaryFile() as ids,
+            tempfile.TemporaryFile() as learned,
+        ):
             for example in examples:
-                with writing("the data as tokens", Path(tempfile.gettempdir())):
-                    ids.write(example.ids)
-                    learned.write(example.learned)
+                ids.write(example.ids)
+                learned.write(example.learned)
                 self.lengths.append(len(example.ids))
                 self.labels.append(example.labels)
-            with writing("the data as tokens", Path(tempfile.gettempdir())):
-                ids.flush()
-                learned.flush()
+            ids.flush()
+            learned.flush()
             self._ids, self._learned = os.dup(ids.fileno()), os.dup(learned.fileno())
         self._prepare()
 
