@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,19 @@ def test_an_object_that_changes_meanwhile_is_read_anew(s3, store, faulty, file, 
     faulty.spoil(after(lambda: s3.put(key, other)), "GET", where=lambda request: request.range.startswith("65536-"))
     assert store.download(uri, file) == hashlib.sha256(other).hexdigest()
     assert file.read_bytes() == other
+
+
+def test_an_object_that_changes_at_a_server_without_conditions_is_read_anew(s3, store, faulty, file, uri):
+    """It ignores If-Match, and tells another ETag."""
+    key, other = uri.removeprefix("s3://team-a/"), CONTENT[::-1]
+
+    def change(exchange):
+        s3.put(key, other)
+        headers = {name: value for name, value in exchange.request.headers.items() if name != "if-match"}
+        exchange.answer(exchange.pass_on(replace(exchange.request, headers=headers)))
+
+    faulty.spoil(change, "GET", where=lambda request: request.range.startswith("65536-"))
+    assert store.download(uri, file) == hashlib.sha256(other).hexdigest()
 
 
 def test_an_object_that_keeps_changing_is_given_up_in_words(s3, store, faulty, file, uri):

@@ -65,7 +65,8 @@ def server(request, certificate, monkeypatch):
             self.send_response(206)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(CONTENT)}")
-            self.send_header("ETag", '"v1"')
+            for name, value in server.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             if server.spoil:
                 server.spoil.pop()(self, body)
@@ -89,7 +90,7 @@ def server(request, certificate, monkeypatch):
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    server.connections, server.spoil = connections, []
+    server.connections, server.spoil, server.headers = connections, [], {"ETag": '"v1"'}
     server.url = f"{request.param}://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
@@ -108,6 +109,13 @@ def test_a_body_arrives_as_it_is_and_its_connection_is_used_again(server, tmp_pa
         ours.download("s3://bucket/key", tmp_path / name)
         assert (tmp_path / name).read_bytes() == CONTENT
     assert len(server.connections) <= 3  # 2 × 3 pieces, of which the first comes alone
+
+
+def test_a_server_that_closes_after_every_answer_is_connected_to_again(server, tmp_path):
+    server.headers["Connection"] = "close"
+    store(server).download("s3://bucket/key", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert len(server.connections) == 3
 
 
 def stop_after(count):

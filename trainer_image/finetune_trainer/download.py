@@ -106,7 +106,7 @@ class Download:
         answer = self._asked(api, start, stop, part.etag)
         if part.size is None:
             part.begin(answer.etag, answer.size)
-        elif answer.size != part.size:
+        elif (answer.etag, answer.size) != (part.etag, part.size):
             raise _Changed
         if not answer.size:
             return

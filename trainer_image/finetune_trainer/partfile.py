@@ -87,8 +87,10 @@ class PartFile:
             self._filled[index] += len(block)
 
     def read(self, view: memoryview, offset: int) -> int:
-        """Reads into ``view``; the number of bytes."""
-        return os.preadv(self._file, [view], offset)
+        """Reads into ``view``; the number of bytes, at least one. Raises OSError where the file has lost its end."""
+        if not (count := os.preadv(self._file, [view], offset)):
+            raise OSError(errno.EIO, f"there is no byte {offset}", str(self._part))
+        return count
 
     def note(self, group: Group) -> None:
         """Writes the journal, if there is something left to go on with."""

@@ -151,7 +151,7 @@ class Upload:
             if code_of(error) in MISSING:
                 return None
             raise
-        return content["ContentLength"], content["ETag"]
+        return content["ContentLength"], content.get("ETag", "")
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _noticing_loss() -> Iterator[None]:
 
 def _etag(answer: Any, piece: "_Piece") -> str:
     """The ETag of an answer. It is the MD5 of what arrived, unless a key of the user's own encrypts it."""
-    etag = str(answer["ETag"])
+    etag = str(answer.get("ETag", ""))
     keyed = str(answer.get("ServerSideEncryption", "")).startswith("aws:") or "SSECustomerAlgorithm" in answer
     arrived = etag.strip('"')
     if not keyed and _MD5.fullmatch(arrived) and arrived != piece.md5.hex():
