@@ -41,12 +41,13 @@ def require_the_same_end(runs: Runs, points: int, seed: int) -> None:
         assert not [name for name in runs.s3.names(config.output_prefix) if name.startswith("checkpoints/")], told
 
 
+@pytest.mark.timeout(300)
 def test_a_run_that_is_killed_at_some_points_ends_in_the_same_bits(runs):
     require_the_same_end(runs, points=5, seed=1)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_that_is_killed_anywhere_ends_in_the_same_bits(runs):
     require_the_same_end(runs, points=30, seed=2)
 
