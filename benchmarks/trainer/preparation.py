@@ -43,6 +43,7 @@ GROWTH = 24
 """MiB by which memory may grow from the smaller to the larger: a record takes one byte and an example 16."""
 VOCABULARY = 32_768
 MAX_LENGTH = 2048
+_MODULE = "benchmarks.trainer.preparation"
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -55,7 +56,7 @@ def rows() -> list[Row]:
         directory = Path(scratch)
         tokenizer(prose()).save_pretrained(directory / "tokenizer")
         write_chats(directory / "chats.jsonl", CHATS, prose())
-        speeds = measured("-m", __name__, "speed", scratch, TMPDIR=scratch)
+        speeds = measured("-m", _MODULE, "speed", scratch, TMPDIR=scratch)
         small, large = (memory(size, directory) for size in SIZES)
     return [
         *_speed_rows("", speeds["plain"], at_least(0.8)),
@@ -183,7 +184,7 @@ def memory(mebibytes: int, directory: Path) -> float:
     with path.open("wb") as file:
         for _ in range((mebibytes << 20) // len(chats) + 1):
             file.write(chats)
-    peak: float = measured("-m", __name__, "memory", str(directory), str(path), TMPDIR=str(directory))["peak"]
+    peak: float = measured("-m", _MODULE, "memory", str(directory), str(path), TMPDIR=str(directory))["peak"]
     path.unlink()
     return peak
 
