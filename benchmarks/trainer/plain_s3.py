@@ -3,7 +3,9 @@
 A server that works for its answers would take the processor from the clients that are measured on the same machine.
 ``s3://bucket/<n>`` holds n MiB; whatever is written is there afterwards, by size and ETag alone.
 
-    python -m benchmarks.trainer.plain_s3       prints its port, and serves until its standard input ends
+    python -m benchmarks.trainer.plain_s3 [<file>]      prints its URL, and serves until its standard input ends
+
+With a file it serves over TLS, and writes there the certificate of the authority that vouches for it.
 """
 
 import os
@@ -15,6 +17,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from finetune_local.apiserver.certificates import serving_context
 
 _BLOCK = memoryview(os.urandom(1 << 20))
 _ETAG = '"made up"'
@@ -70,23 +74,27 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """A server in a process of its own; its URL."""
-    command = [sys.executable, "-m", __name__]
+def serving(authority: Path | None = None) -> Iterator[str]:
+    """A server in a process of its own; its URL. Over TLS, if there is a file for the authority's certificate."""
+    command = [sys.executable, "-m", __name__, *([str(authority)] if authority else [])]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=_ROOT, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        yield process.stdout.readline().strip()
         process.communicate()
 
 
-def _serve() -> None:
+def _serve(authority: str | None = None) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
+    if authority:
+        context, certificate = serving_context("127.0.0.1")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        Path(authority).write_text(certificate)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_port, flush=True)
+    print(f"http{'s' if authority else ''}://127.0.0.1:{server.server_port}", flush=True)
     sys.stdin.read()
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(*sys.argv[1:])

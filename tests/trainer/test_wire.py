@@ -1,19 +1,14 @@
 """Bodies taken straight from the connection: the connection stays usable, over TLS too."""
 
-import datetime
-import ipaddress
 import os
-import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Storage
+from finetune_local.apiserver.certificates import serving_context
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.patience import Patience
 from finetune_trainer.storage import Store
@@ -22,33 +17,8 @@ CONTENT = os.urandom(3_000_001)
 PIECE = 1 << 20
 
 
-@pytest.fixture
-def certificate(tmp_path):
-    """A self-signed one for 127.0.0.1, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = tmp_path / "certificate.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
-    return path
-
-
 @pytest.fixture(params=["http", "https"])
-def server(request, certificate, monkeypatch):
+def server(request, tmp_path, monkeypatch):
     """Serves CONTENT by ranges, and counts its connections. ``drip`` is what the next answer does instead."""
     connections = []
 
@@ -84,10 +54,10 @@ def server(request, certificate, monkeypatch):
 
     server = Server(("127.0.0.1", 0), Handler)
     if request.param == "https":
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
+        context, authority = serving_context("127.0.0.1")
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        (tmp_path / "ca.pem").write_text(authority)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     server.connections, server.spoil, server.headers = connections, [], {"ETag": '"v1"'}
