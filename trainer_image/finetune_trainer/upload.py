@@ -223,21 +223,24 @@ class _Pieces:
 
 
 class _Body:
-    """A piece, as the file that botocore sends. It may give more than is asked for: http.client asks for 16 KiB."""
+    """A piece, as the file that botocore sends. It may give more than is asked for: http.client asks for 16 KiB.
+
+    What it gives is valid until it is asked again. Freeing a mebibyte takes Python's lock longer than filling one.
+    """
 
     def __init__(self, piece: _Piece, group: Group) -> None:
         self._piece = piece
         self._group = group
         self._position = 0
+        self._view = memoryview(bytearray(min(_SENT, piece.length)))
 
-    def read(self, size: int | None = None) -> bytes:
-        """The next bytes; raises Abandoned where they are no longer wanted."""
+    def read(self, size: int | None = None) -> memoryview:
+        """The next bytes, a mebibyte at most; raises Abandoned where they are no longer wanted."""
         self._group.require()
-        left = self._piece.length - self._position
-        wanted = left if size is None or size < 0 else min(left, max(size, _SENT))
-        block = os.pread(self._piece.file, wanted, self._piece.start + self._position)
-        self._position += len(block)
-        return block
+        wanted = self._view[: self._piece.length - self._position]
+        count = os.preadv(self._piece.file, [wanted], self._piece.start + self._position) if wanted else 0
+        self._position += count
+        return wanted[:count]
 
     def tell(self) -> int:
         """Bytes from the piece's start."""
