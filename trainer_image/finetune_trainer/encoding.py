@@ -12,6 +12,8 @@ from typing import Any
 
 from finetune_trainer.errors import writing
 
+_BUFFER = 1 << 20
+
 
 @dataclass(frozen=True)
 class Example:
@@ -49,8 +51,8 @@ class Encoded:
         """Records that were left out, since nothing to learn was left of them after cutting."""
         with (
             writing("the data as tokens", Path(tempfile.gettempdir())),
-            tempfile.TemporaryFile() as ids,
-            tempfile.TemporaryFile() as learned,
+            tempfile.TemporaryFile(buffering=_BUFFER) as ids,
+            tempfile.TemporaryFile(buffering=_BUFFER) as learned,
         ):
             for example in examples:
                 ids.write(example.ids)

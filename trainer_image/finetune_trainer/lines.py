@@ -10,6 +10,7 @@ from finetune_trainer.errors import TrainerError
 LINE_LIMIT = 16 << 20
 """Bytes. A longer line is a broken file, and would have to be held in memory whole."""
 
+_BUFFER = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_TEXT = {
     b"\x1f\x8b": "compressed by gzip. Decompress it (gunzip)",
@@ -30,7 +31,7 @@ def read_lines(path: Path, uri: str) -> Iterator[tuple[int, bytes]]:
     Raises:
         TrainerError: DATA_INVALID, for what is no text, and for a line that is too long, after LINE_LIMIT bytes of it.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_BUFFER) as file:
         _require_text(file, uri)
         number = 0
         while line := file.readline(LINE_LIMIT + 1):

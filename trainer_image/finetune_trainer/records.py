@@ -218,15 +218,15 @@ def _message(message: object, where: str) -> dict[str, Any]:
         raise Fault(f'{where} is {_article(message)}, where an object such as {{"role": …, "content": …}} is expected')
     if message.get("role") not in _ROLES:
         raise Fault(f"{where}.role is {json.dumps(message.get('role'))}; expected one of {', '.join(_ROLES)}")
+    if isinstance(message.get("content"), str):
+        return message
     if message.get("content") is None and message.get("tool_calls"):
         return {**message, "content": ""}
     return {**message, "content": _content(message.get("content"), f"{where}.content")}
 
 
 def _content(value: object, where: str) -> str:
-    """Text of a content: a string, or OpenAI's list of parts, of which only text can be learned here."""
-    if isinstance(value, str):
-        return value
+    """Text of a content that is no string but OpenAI's list of parts, of which only text can be learned here."""
     if isinstance(value, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in value
     ):
