@@ -160,7 +160,9 @@ def _leaner(name: str, mine: Contender, peer: Contender, goal: Goal) -> Row:
 
 def _as_good(mine: Contender, name: str, other: Contender) -> Row:
     distance = abs(mine.loss - other.loss)
-    return Row(f"CPU eval loss, distance of {name} from ours", distance, "nats", at_most(0.01), other.note)
+    better = "ours" if mine.loss < other.loss else name
+    note = other.note or f"{better} is the lower one"
+    return Row(f"CPU eval loss, distance of {name} from ours", distance, "nats", at_most(0.01), note)
 
 
 def has_bf16() -> bool:

@@ -98,9 +98,9 @@ def test_ratios_and_distances_are_taken_from_the_right_contenders():
         "CPU peak memory, ours ÷ TRL packed": (0.75, False, False),
         "CPU peak memory, ours, checkpointed ÷ TRL packed": (0.5, True, False),
         "CPU speed, bf16 ÷ fp32, both ours": (1.5, True, False),
-        "CPU eval loss, distance of ours, bf16 from ours": (0.02, False, False),
-        "CPU eval loss, distance of ours, checkpointed from ours": (0.0, True, False),
-        "CPU eval loss, distance of TRL packed from ours": (0.005, True, False),
+        "CPU eval loss, distance of ours, bf16 from ours": (0.02, False, True),
+        "CPU eval loss, distance of ours, checkpointed from ours": (0.0, True, True),
+        "CPU eval loss, distance of TRL packed from ours": (0.005, True, True),
         "CPU eval loss, distance of Trainer padded from ours": (0.0, True, True),
     }
 
