@@ -244,6 +244,15 @@ def test_a_sample_gives_what_is_given_in_use(record, given, reference):
     assert answer == reference
 
 
+@pytest.mark.parametrize("times", [20, 200_000])
+def test_a_sample_of_a_prompt_longer_than_max_length_gives_its_end(times):
+    record = Record("line 1", prompt="one two " * times + "three", completion=" four")
+    ids, answer = encoder(max_length=16).prompt(record)
+    assert len(ids) == 16
+    assert tiny.tokenizer().decode(ids).endswith("one two three")
+    assert answer == " four"
+
+
 def test_a_sample_of_a_text_is_its_beginning():
     ids, answer = encoder().prompt(Record("line 1", text="the quick brown fox jumps"))
     assert tiny.tokenizer().decode(ids) + answer == "the quick brown fox jumps"
