@@ -56,9 +56,10 @@ class Member:
 
     @property
     def code(self) -> int:
-        """Its exit code; 128 + n after signal n; 0 while it runs."""
+        """Its exit code, 0 while it runs; 128 + n after signal n, but SIGTERM is what preempts a trainer that has not
+        come to listen to it yet."""
         code = self.process.returncode or 0
-        return code if code >= 0 else 128 - code
+        return code if code >= 0 else int(ExitCode.PREEMPTED) if code == -signal.SIGTERM else 128 - code
 
 
 class Gang:
@@ -102,7 +103,7 @@ def patience(rank: int, code: int) -> float:
         return _FAREWELL_SECONDS  # it is the last to have something to do
     if code == ExitCode.SUCCEEDED:
         return math.inf
-    if code in (ExitCode.PREEMPTED, 128 + signal.SIGTERM):
+    if code == ExitCode.PREEMPTED:
         return GRACE_SECONDS
     return _FAREWELL_SECONDS if code == ExitCode.PEERS_LOST else 0.0
 
@@ -127,7 +128,8 @@ def launch(run_file: Path, processes: int, surroundings: Surroundings) -> int:
         gang = Gang(start(command, processes, Nodes.of_environment(), Path(shared)))
         signal.signal(signal.SIGTERM, gang.terminate)
         member = gang.wait()
-        surroundings.termination_log.write_bytes(_message(member))
+        if message := _message(member):
+            surroundings.termination_log.write_text(message)
         return member.code
 
 
@@ -172,15 +174,14 @@ def _on_one_node(free: socket.socket) -> dict[str, str]:
     return {"MASTER_ADDR": address, "MASTER_PORT": str(port), ENV_LISTENING: str(free.fileno()), **loopback}
 
 
-def _message(member: Member) -> bytes:
-    """The termination message of the process that speaks for all, or one in its place."""
+def _message(member: Member) -> str:
+    """The termination message of the process that speaks for all, or one in its place; none, where its exit code says
+    all there is to say."""
     if member.log.exists():
-        return member.log.read_bytes()
-    if member.code > 128:
-        name = signal.Signals(member.code - 128).name
-        what = f"Process {member.rank} of the training was killed by {name}, as the kernel does where memory runs out."
-        error = RunError(reason=Reason.TRAINER_KILLED, message=f"{what} Raise spec.resources.memory if it comes again.")
-    else:
-        what = f"Process {member.rank} of the training ended with exit code {member.code} and left no message."
-        error = RunError(reason=Reason.TRAINER_CRASHED, message=f"{what} The pod's log has the details.")
-    return RunResult(outcome="Failed", error=error).termination_message().encode()
+        return member.log.read_text()
+    if member.code <= 128:
+        return ""
+    name = signal.Signals(member.code - 128).name
+    what = f"Process {member.rank} of the training was killed by {name}, as the kernel does where memory runs out."
+    error = RunError(reason=Reason.TRAINER_KILLED, message=f"{what} Raise spec.resources.memory if it comes again.")
+    return RunResult(outcome="Failed", error=error).termination_message()

@@ -67,11 +67,16 @@ def _refuse_configuration(files: ModelFiles) -> None:
         _refuse(f"The config.json of {files.name} cannot be read: {_told(error, files)}", error)
 
 
-def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTrainedModel:
+def load_model(
+    files: ModelFiles, method: Method, precision: Precision, device_map: dict[str, str] | None = None
+) -> PreTrainedModel:
     """The model with its weights, on the CPU.
 
     A frozen base is held in the precision of the computation. Weights that are themselves trained are held in fp32,
     because small updates vanish in bf16.
+
+    Args:
+        device_map: transformers', for another place than the CPU.
 
     Raises:
         TrainerError: MODEL_INVALID, also where weights are missing that would otherwise be made up at random.
@@ -81,7 +86,12 @@ def load_model(files: ModelFiles, method: Method, precision: Precision) -> PreTr
     try:
         with _laid_out_like(files):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                files.directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **_local()
+                files.directory,
+                dtype=dtype,
+                device_map=device_map,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_local(),
             )
     except Exception as error:
         if isinstance(error, TrainerError) or is_out_of_memory(error):

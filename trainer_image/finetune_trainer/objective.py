@@ -123,6 +123,10 @@ class LanguageModeling(nn.Module):
         """Does something else with the model. Where its weights are sharded they are there for as long as it takes."""
         return work(self.model)
 
+    def tie_weights(self) -> None:
+        """Makes weights one again that are one in this architecture. Accelerate asks for it where it has moved them."""
+        without_adapter(self.model).tie_weights()
+
 
 def without_adapter(model: Any) -> Any:
     """The causal language model, of one that has an adapter or none."""

@@ -87,13 +87,17 @@ def layer_classes(model: nn.Module) -> list[str]:
 
 
 @contextmanager
-def loading_once() -> Iterator[None]:
-    """Within, transformers reads weights on the first rank of a node alone; on the others they have no content (they
-    are on the meta device) until :func:`shard` distributes them. A node needs memory for one model, not for eight."""
+def loading_once(ranks: Ranks) -> Iterator[dict[str, str] | None]:
+    """Within, transformers' ``device_map`` for a model whose weights only the first rank of a node shall read: on the
+    others they have no content until :func:`shard` distributes them. A node needs memory for one model, not for eight.
+
+    The variables alone, of which transformers' documentation speaks, do not do that (seen in 5.23, transformers#43749);
+    they let buffers, which are not distributed, have their content everywhere.
+    """
     names = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     os.environ |= names
     try:
-        yield
+        yield {"": "meta"} if ranks.local_rank else None
     finally:
         for name in names:
             del os.environ[name]

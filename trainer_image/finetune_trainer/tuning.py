@@ -122,8 +122,8 @@ class Tuning:
 
     def _place(self) -> LanguageModeling:
         """The model on its device, or the shares of all ranks on theirs."""
-        with loading_once() if self._sharded else nullcontext():
-            base = self._load()
+        with loading_once(self._ranks) if self._sharded else nullcontext() as device_map:
+            base = self._load(device_map)
         if not self._sharded:
             self._layout = choose_layout(base.to(self._accelerator.device))
         model = add_lora(base, self.lora, self.files) if self.lora else base
@@ -200,8 +200,8 @@ class Tuning:
         """The adapter's settings; None in full tuning."""
         return (self._config.method.lora or Lora()) if self._config.method.adapter == "lora" else None
 
-    def _load(self) -> Any:
-        model = load_model(self.files, self._config.method, self.precision)
+    def _load(self, device_map: dict[str, str] | None) -> Any:
+        model = load_model(self.files, self._config.method, self.precision, device_map)
         require_matching_vocabulary(model, self._tokenizer, self.files.name)
         longest = max(max(encoded.lengths) for encoded in (self.train_set, self.validation_set))
         require_length(model, longest, self.files.name)

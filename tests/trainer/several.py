@@ -1,0 +1,237 @@
+"""Trainings that are run by one process and by several, to be compared. Run as a program this is one of several."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from accelerate.state import AcceleratorState
+
+from finetune_api.run import RunConfig
+from finetune_trainer import tuning
+from finetune_trainer.data import Dataset
+from finetune_trainer.errors import Stopped, TrainerError
+from finetune_trainer.layout import Layout
+from finetune_trainer.modelfiles import ModelFiles
+from finetune_trainer.progress import Progress
+from finetune_trainer.ranks import Ranks
+from finetune_trainer.records import Record
+from finetune_trainer.report import Reporter
+from finetune_trainer.sharding import whole
+from finetune_trainer.snapshot import Snapshot
+from finetune_trainer.train import Loop
+
+RECORDS = [Record(f"line {n}", prompt="say " * (n % 7 + 1), completion=" one" * (9 - n % 5)) for n in range(21)]
+TRAINED, HELD_OUT = RECORDS[:16], RECORDS[16:]
+"""With five records a step the last step of an epoch has one: fewer than there are ranks."""
+FULL = {"adapter": "none"}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One way to train."""
+
+    strategy: str
+    method: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    packed: bool = True
+    tied: bool = False
+    rewinds: bool = False
+
+
+SCENARIOS = {
+    "LoRA, whole, packed": Scenario("ddp"),
+    "LoRA, whole, padded, record by record": Scenario("ddp", training={"microBatchSize": 1}, packed=False),
+    "LoRA, sharded, packed, record by record": Scenario("fsdp2", training={"microBatchSize": 1}),
+    "LoRA, sharded, packed, activations twice": Scenario("fsdp2", training={"activationCheckpointing": "always"}),
+    "all weights, whole, packed, two records at a time": Scenario("ddp", FULL, {"microBatchSize": 2}),
+    "all weights, sharded, packed": Scenario("fsdp2", FULL),
+    "all weights, sharded, padded, activations twice": Scenario(
+        "fsdp2", FULL, {"activationCheckpointing": "always", "microBatchSize": 2}, packed=False
+    ),
+    "all weights, sharded, head tied": Scenario("fsdp2", FULL, tied=True),
+    "LoRA, sharded, head tied": Scenario("fsdp2", tied=True),
+}
+DROPOUT = {"lora": {"dropout": 0.2}}
+INTERRUPTED = {
+    "LoRA with dropout, whole": Scenario("ddp", DROPOUT),
+    "LoRA with dropout, sharded": Scenario("fsdp2", DROPOUT),
+    "all weights, sharded": Scenario("fsdp2", FULL),
+}
+"""Trained in one go, and once more from a snapshot after two steps."""
+
+
+@dataclass
+class Memory:
+    """A saver that keeps one snapshot, or one every so many steps."""
+
+    every: int = 1_000
+    kept: list[Snapshot] = field(default_factory=list)
+
+    def before_training(self, training: Loop) -> None:
+        """Nothing."""
+
+    def after_step(self, training: Loop) -> None:
+        if training.state.step % self.every == 0:
+            self.kept.append(training.snapshot())
+
+    def before_the_end(self, training: Loop) -> None:
+        self.kept.append(training.snapshot())
+
+    def newest(self) -> Snapshot | None:
+        return self.kept[-1] if self.kept else None
+
+
+@dataclass
+class Several:
+    """Trains by a scenario as one of ``ranks``."""
+
+    ranks: Ranks
+    model: Path
+    tied: Path
+    """A model whose embeddings are its head, too."""
+    directory: Path
+    """For what is saved."""
+
+    def begin(self, name: str, scenario: Scenario, resumed: Snapshot | None = None) -> tuning.Tuning:
+        """A tuning of four steps."""
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if not self.ranks.alone:
+            self.ranks.shared = self.directory / f"shared by {name}{' again' if resumed else ''}"
+            self.ranks.shared.mkdir(parents=True, exist_ok=True)
+        rate = 1e-3 if scenario.method == FULL else 1e-2
+        config = RunConfig.model_validate(
+            {
+                "job": {"namespace": "team-a", "name": "tune", "uid": "1"},
+                "attempt": 0,
+                "task": "text-generation",
+                "model": {"uri": "s3://team-a/model/"},
+                "storage": {},
+                "data": {"train": [{"uri": "s3://team-a/train.jsonl"}], "validationFraction": 0.2},
+                "method": scenario.method,
+                "training": {"maxSteps": 4, "learningRate": rate, "batchSize": 5, "maxLength": 64} | scenario.training,
+                "evaluation": {"samples": 1, "maxNewTokens": 4},
+                "onDivergence": "Rewind" if scenario.rewinds else "Fail",
+                "outputPrefix": "s3://team-a/out/",
+            }
+        )
+        with ExitStack() as patches:
+            if not self.ranks.alone:
+                patches.enter_context(patch.object(tuning, "choose_strategy", lambda *_: scenario.strategy))
+            if not scenario.packed:
+                patches.enter_context(patch.object(tuning, "choose_layout", lambda _: Layout(False, True)))
+            data: Any = Dataset(TRAINED, HELD_OUT, ())  # type: ignore[arg-type]
+            files = ModelFiles(self.tied if scenario.tied else self.model, "the-base")
+            return tuning.Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
+
+    def finish(self, name: str, begun: tuning.Tuning, base: Any = None) -> dict[str, Any]:
+        """Trains, measures and saves into a directory of that name."""
+        norms = _record_norms(begun._loop)
+        history = begun.train(Memory() if self.ranks.first else None, lambda: False)
+        tuned = begun.measure_tuned()
+        begun.save(self.directory / name if self.ranks.first else None)
+        return {
+            "losses": [step.loss for step in history.steps],
+            "norms": norms,
+            "base": base.measured.named() if base else None,
+            "tuned": tuned.measured.named(),
+            "answers": [*(base.answers if base else ()), *tuned.answers],
+        }
+
+    def whole(self, name: str, scenario: Scenario) -> dict[str, Any]:
+        """Measures, trains, measures again; "read" is where the weights were when they had been read."""
+        read: list[str] = []
+        load = tuning.load_model
+
+        def recorded(*args: Any) -> Any:
+            model = load(*args)
+            read.append(model.device.type)
+            return model
+
+        with patch.object(tuning, "load_model", recorded):
+            begun = self.begin(name, scenario)
+        return self.finish(name, begun, begun.measure_base()) | {"read": read[0]}
+
+    def interrupted(self, name: str, scenario: Scenario) -> dict[str, Any]:
+        """In one go, and from a snapshot that was taken on the way; "step" is where it was."""
+        first = self.begin(name, scenario)
+        saver = Memory(every=2)
+        with patch.object(sys.modules[__name__], "Memory", lambda: saver):
+            told = self.finish(name, first)
+        second = self.begin(name, scenario, saver.kept[0] if self.ranks.first else None)
+        step = second._loop.state.step
+        return {"step": step, "once": told, "again": self.finish(f"{name} again", second)}
+
+    def stopped_by_the_last(self) -> dict[str, Any]:
+        """Only the last rank is asked to stop, during its second step."""
+        begun = self.begin("stopped", Scenario("ddp"))
+        last = self.ranks.rank == self.ranks.count - 1
+        saver = Memory()
+        try:
+            begun.train(saver if self.ranks.first else None, lambda: last and begun._loop.state.step == 2)
+        except Stopped:
+            return {"step": begun._loop.state.step, "saved": [snapshot.step for snapshot in saver.kept]}
+        return {"step": None}
+
+    def diverged_on_the_last(self, rewinds: bool) -> dict[str, Any]:
+        """Only the last rank's loss is no number any more, from its second step on; once, where there is a way back."""
+        begun = self.begin(f"diverged, {rewinds}", Scenario("ddp", rewinds=rewinds))
+        if self.ranks.rank == self.ranks.count - 1:
+            _spoil(begun._loop, from_step=2, once=rewinds)
+        try:
+            history = begun.train(Memory(every=1) if self.ranks.first else None, lambda: False)
+        except TrainerError as error:
+            return {"code": error.code.name, "message": error.message}
+        return {"steps": [step.step for step in history.steps], "rewinds": begun._loop.state.rewinds}
+
+
+def _record_norms(loop: Loop) -> list[float]:
+    norms: list[float] = []
+    clip = loop.accelerator.clip_grad_norm_
+
+    def recorded(*args: Any) -> Any:
+        norm = clip(*args)
+        norms.append(float(whole(norm)))
+        return norm
+
+    loop.accelerator.clip_grad_norm_ = recorded
+    return norms
+
+
+def _spoil(loop: Loop, from_step: int, once: bool) -> None:
+    def spoil(_module: Any, _args: Any, out: Any) -> Any:
+        if loop.state.step < from_step - 1:
+            return out
+        if once:
+            hook.remove()
+        return out * float("nan")
+
+    hook = loop.accelerator.unwrap_model(loop.objective).model.get_output_embeddings().register_forward_hook(spoil)
+
+
+def main() -> None:
+    """One of several: runs everything, and writes down what each rank has to tell."""
+    ranks = Ranks.of_environment()
+    several = Several(ranks, *map(Path, sys.argv[1:]))
+    told: dict[str, Callable[[], dict[str, Any]]] = {
+        **{name: lambda name=name: several.whole(name, SCENARIOS[name]) for name in SCENARIOS},
+        **{name: lambda name=name: several.interrupted(name, INTERRUPTED[name]) for name in INTERRUPTED},
+        "stopped": several.stopped_by_the_last,
+        "diverged": lambda: several.diverged_on_the_last(rewinds=False),
+        "rewound": lambda: several.diverged_on_the_last(rewinds=True),
+    }
+    gathered = {name: ranks.gather(run()) for name, run in told.items()}
+    if ranks.first:
+        (several.directory / "told.json").write_text(json.dumps(gathered))
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
+    os._exit(0)  # as the trainer does
