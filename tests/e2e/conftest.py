@@ -105,7 +105,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="platform", daemon=True)
     thread.start()
-    cluster = LocalCluster(folder / "local", operator_settings={"progress_interval": "10"})
+    gpus = {"nvidia.com/gpu": "2"}  # in name only: what asks for them computes on the CPU
+    cluster = LocalCluster(folder / "local", operator_settings={"progress_interval": "10"}, extra_capacity=gpus)
 
     async def start() -> None:
         await cluster.__aenter__()

@@ -103,6 +103,9 @@ def exit_with(code):
         ((exit_with(0), exit_with(23)), 0, 0),
         ((exit_with(23), exit_with(16)), 1, 16),
         ((exit_with(21), exit_with(23)), 0, 21),
+        ((exit_with(23), exit_with(21)), 1, 21),
+        ((exit_with(21), exit_with(21)), 0, 21),
+        ((exit_with(21), exit_with(16)), 1, 16),
     ],
 )
 def test_whoever_fails_first_speaks_for_all_and_the_others_are_ended(tmp_path, programs, rank, code):

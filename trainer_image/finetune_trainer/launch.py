@@ -88,7 +88,7 @@ class Gang:
                     member.process.wait()
                 break
             time.sleep(_LOOK_SECONDS)
-        return min(self._members, key=_weight)
+        return min(self._members, key=_order)
 
     def _runs(self, member: Member) -> bool:
         if member.process.poll() is None:
@@ -108,12 +108,16 @@ def patience(rank: int, code: int) -> float:
     return _FAREWELL_SECONDS if code == ExitCode.PEERS_LOST else 0.0
 
 
-def _weight(member: Member) -> tuple[bool, bool, bool, float, int]:
-    """The less, the rather does it speak for all: what rank 0 has done is done; then the first fault counts, but not
-    that somebody else was gone, nor that it was killed for another's fault."""
-    fault = member.code != ExitCode.SUCCEEDED and math.isfinite(member.ended_at)
-    done = member.rank == 0 and not fault and math.isfinite(member.ended_at)
-    return (not done, not fault, member.code == ExitCode.PEERS_LOST, member.ended_at, member.rank)
+def _order(member: Member) -> tuple[int, float, int]:
+    """The first in this order speaks for all. What rank 0 has done is done. Then comes the first fault; then, where all
+    were asked to stop, rank 0, which knows what is saved; then somebody who has only lost the others."""
+    if math.isinf(member.ended_at):  # it was killed for another's fault
+        return 4, math.inf, member.rank
+    if member.code == ExitCode.SUCCEEDED:
+        return (0 if member.rank == 0 else 4), member.ended_at, member.rank
+    if member.code == ExitCode.PREEMPTED:
+        return 2, 0.0, member.rank
+    return (3 if member.code == ExitCode.PEERS_LOST else 1), member.ended_at, member.rank
 
 
 def wanted(processes: int) -> bool:
