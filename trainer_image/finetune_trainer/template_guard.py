@@ -6,7 +6,7 @@ network, but not from time and memory. Two things do that here:
 * :class:`GuardedEnvironment` refuses single operations that make something huge at once (``'a' * 10**10``, a width in
   a format, ``|replace`` of every character by a page), by Jinja's own hooks.
 * :class:`Watch` looks, from a thread of its own, whether a render takes too long or too much memory, and ends it.
-  Rendering itself pays nothing for that.
+  A render pays a microsecond for it.
 
 What neither can end is one operation inside the interpreter that takes for ever and makes nothing, such as comparing
 lists that hold each other dozens of times over: there the job's own limits count.
@@ -17,12 +17,12 @@ import functools
 import json
 import os
 import re
-import sys
 import threading
 import time
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,15 +60,38 @@ _PADDING = {"center", "ljust", "rjust", "zfill", "expandtabs", "encode", "transl
 _GREAT = _PADDING | {"join", "replace", "format", "format_map"}
 
 
+_running: dict[int, object] = {}
+"""The threads that are compiling or rendering a template, by their ids, each with a mark of the call. They tell it
+themselves: to look at the frames of a thread that goes on meanwhile is not safe (seen: CPython 3.11 crashes)."""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    thread = threading.get_ident()
+    if thread in _running:  # within another call, which counts as a whole
+        yield
+        return
+    _running[thread] = object()
+    try:
+        yield
+    finally:
+        _running.pop(thread, None)
+
+
 class _GuardedTemplate(Template):
-    """A template whose text is bounded also where it comes piece by piece."""
+    """A template whose renders can be seen, and whose text is bounded also where it comes piece by piece."""
+
+    def render(self, *args: Any, **kwargs: Any) -> str:
+        with _told():
+            return super().render(*args, **kwargs)
 
     def generate(self, *args: Any, **kwargs: Any) -> Iterator[str]:
         written = 0
-        for piece in super().generate(*args, **kwargs):
-            written += len(piece)
-            _require_room(written)
-            yield piece
+        with _told():
+            for piece in super().generate(*args, **kwargs):
+                written += len(piece)
+                _require_room(written)
+                yield piece
 
 
 class GuardedEnvironment(ImmutableSandboxedEnvironment):
@@ -87,7 +110,8 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = _guarded_filters(self.filters)
         self.loader = FunctionLoader(lambda name: _refuse("is made of several files, which a model cannot bring"))
         try:
-            return super().from_string(source, *args, **kwargs)
+            with _told():
+                return super().from_string(source, *args, **kwargs)
         except (RecursionError, SyntaxError, MemoryError) as error:  # Python's, about the program made of the template
             _refuse("is nested too deeply", error)
 
@@ -290,8 +314,8 @@ class Watch:
 class _Seen:
     """A render that was found running."""
 
-    frame: types.FrameType
-    """Of Jinja, held so that no other call can be taken for it."""
+    call: object
+    """What it is known by: no other call is taken for it."""
     memory: int
     """Bytes that the process had before."""
     looks: int = 0
@@ -303,10 +327,10 @@ def _watch(holder: "weakref.ref[Watch]") -> None:
     while holder() is not None:
         time.sleep(_POLL)
         memory = _private_bytes()
-        running = _renders()
+        running = dict(_running)
         seen = {
-            thread: known if (known := seen.get(thread)) and known.frame is frame else _Seen(frame, before)
-            for thread, frame in running.items()
+            thread: known if (known := seen.get(thread)) and known.call is call else _Seen(call, before)
+            for thread, call in running.items()
         }
         before = memory
         for thread, render in seen.items():
@@ -315,21 +339,6 @@ def _watch(holder: "weakref.ref[Watch]") -> None:
                 _raise_in(thread, _TooLarge)
             elif render.looks > SECONDS / _POLL:
                 _raise_in(thread, _TooSlow)
-
-
-_RENDERING = {code.__code__ for code in (GuardedEnvironment.from_string, Template.render, Template.generate)}
-
-
-def _renders() -> dict[int, types.FrameType]:
-    """The threads that are compiling or rendering a template, by their ids, each with Jinja's frame."""
-    found = {}
-    for thread, innermost in sys._current_frames().items():
-        frame: types.FrameType | None = innermost
-        while frame is not None and frame.f_code not in _RENDERING:
-            frame = frame.f_back
-        if frame is not None:
-            found[thread] = frame
-    return found
 
 
 def _raise_in(thread: int, kind: type[TrainerError]) -> None:
