@@ -244,17 +244,12 @@ def test_many_quick_renders_are_none_that_lasts(hurried):
 
 
 def test_the_watch_ends_with_its_holder():
-    def watching():
-        return sum(thread.name == "template-watch" for thread in threading.enumerate())
-
-    before = watching()
+    before = set(threading.enumerate())
     watch = Watch()
-    assert watching() == before + 1
+    (thread,) = (one for one in threading.enumerate() if one.name == "template-watch" and one not in before)
     del watch
-    deadline = time.monotonic() + 10
-    while watching() > before and time.monotonic() < deadline:
-        threading.Event().wait(0.02)
-    assert watching() == before
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
