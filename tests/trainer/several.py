@@ -40,7 +40,7 @@ class Scenario:
     method: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     packed: bool = True
-    tied: bool = False
+    model: str = "Llama"
     rewinds: bool = False
 
 
@@ -54,8 +54,9 @@ SCENARIOS = {
     "all weights, sharded, padded, activations twice": Scenario(
         "fsdp2", FULL, {"activationCheckpointing": "always", "microBatchSize": 2}, packed=False
     ),
-    "all weights, sharded, head tied": Scenario("fsdp2", FULL, tied=True),
-    "LoRA, sharded, head tied": Scenario("fsdp2", tied=True),
+    "all weights, sharded, head tied": Scenario("fsdp2", FULL, model="tied"),
+    "LoRA, sharded, head tied": Scenario("fsdp2", model="tied"),
+    "LoRA, sharded, an architecture that cannot be packed": Scenario("fsdp2", model="soft caps"),
 }
 DROPOUT = {"lora": {"dropout": 0.2}}
 INTERRUPTED = {
@@ -92,9 +93,8 @@ class Several:
     """Trains by a scenario as one of ``ranks``."""
 
     ranks: Ranks
-    model: Path
-    tied: Path
-    """A model whose embeddings are its head, too."""
+    models: Path
+    """By their names."""
     directory: Path
     """For what is saved."""
 
@@ -126,7 +126,7 @@ class Several:
             if not scenario.packed:
                 patches.enter_context(patch.object(tuning, "choose_layout", lambda _: Layout(False, True)))
             data: Any = Dataset(TRAINED, HELD_OUT, ())  # type: ignore[arg-type]
-            files = ModelFiles(self.tied if scenario.tied else self.model, "the-base")
+            files = ModelFiles(self.models / scenario.model, "the-base")
             return tuning.Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
 
     def finish(self, name: str, begun: tuning.Tuning, base: Any = None) -> dict[str, Any]:

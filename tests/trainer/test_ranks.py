@@ -15,12 +15,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from finetune_trainer.batches import Cut
 from finetune_trainer.launch import Gang, Nodes, start
 from finetune_trainer.ranks import ENV_SHARED, Ranks, deal
 from tests.trainer.several import INTERRUPTED, SCENARIOS, Several
+
+SMALL = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+"""What makes a model small, by the names that both architectures give it."""
 
 
 @given(st.lists(st.integers(1, 4096), min_size=1, max_size=60), st.integers(1, 9))
@@ -81,28 +92,32 @@ def test_without_a_place_to_share_each_prepares_for_itself():
 
 
 @pytest.fixture(scope="module")
-def tied(model_directory, tmp_path_factory):
-    """A model whose embeddings are its head, too."""
-    directory = tmp_path_factory.mktemp("tied") / "model"
-    shutil.copytree(model_directory, directory)
+def models(model_directory, tmp_path_factory):
+    """A Llama; one whose embeddings are its head, too; and a model whose layers an attempt to pack leaves half-way."""
+    directory = tmp_path_factory.mktemp("models")
+    for name in ("Llama", "tied", "soft caps"):
+        shutil.copytree(model_directory, directory / name)
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig.from_pretrained(directory, tie_word_embeddings=True)).save_pretrained(directory)
+    tied = LlamaConfig.from_pretrained(model_directory, tie_word_embeddings=True)
+    LlamaForCausalLM(tied).save_pretrained(directory / "tied")
+    small = {name: getattr(tied, name) for name in SMALL}
+    Gemma2ForCausalLM(Gemma2Config(**small, head_dim=16)).save_pretrained(directory / "soft caps")
     return directory
 
 
 @pytest.fixture(scope="module")
-def told(model_directory, tied, tmp_path_factory):
+def told(models, tmp_path_factory):
     """What two processes have to tell of all scenarios, and where they saved what."""
     directory = tmp_path_factory.mktemp("several")
-    command = [sys.executable, "-m", "tests.trainer.several", str(model_directory), str(tied), str(directory)]
+    command = [sys.executable, "-m", "tests.trainer.several", str(models), str(directory)]
     gang = Gang(start(command, 2, Nodes(), directory))
     assert gang.wait().code == 0
     return directory, json.loads((directory / "told.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def alone(model_directory, tied, tmp_path_factory):
-    return Several(Ranks(), model_directory, tied, tmp_path_factory.mktemp("alone"))
+def alone(models, tmp_path_factory):
+    return Several(Ranks(), models, tmp_path_factory.mktemp("alone"))
 
 
 def saved(directory):
@@ -121,7 +136,7 @@ def test_two_processes_train_as_one(told, alone, name):
         assert found["answers"] == expected["answers"]
     weights, reference = saved(directory / name), saved(alone.directory / name)
     assert weights.keys() == reference.keys()
-    assert "lm_head.weight" not in weights or not SCENARIOS[name].tied
+    assert "lm_head.weight" not in weights or SCENARIOS[name].model != "tied"
     for key, tensor in weights.items():
         assert (tensor - reference[key]).norm() <= 1e-4 * reference[key].norm(), key
 
