@@ -49,6 +49,12 @@ def broken_by_a_pattern() -> BaseException:
             Reason.DISK_FULL,
             "The disk is full: [Errno 28] No space left on device: '/tmp/cache'. Free room on the node",
         ),
+        (
+            RuntimeError("[/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"),
+            ExitCode.PEERS_LOST,
+            Reason.PEERS_LOST,
+            "Another process of this training is gone or does not answer",
+        ),
         (broken_by_a_pattern(), ExitCode.MODEL_INVALID, Reason.MODEL_INVALID, "retry-limit-in-match over"),
         (
             TrainerError(ExitCode.DATA_INVALID, "s3://b/a\n\0b\ud800: empty."),

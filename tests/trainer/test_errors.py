@@ -6,9 +6,10 @@ import os
 import pytest
 import torch
 from safetensors import SafetensorError
+from torch.distributed import DistBackendError, TCPStore
 
 from finetune_api.run import ExitCode
-from finetune_trainer.errors import TrainerError, is_disk_full, is_out_of_memory, one_line, writing
+from finetune_trainer.errors import TrainerError, is_disk_full, is_out_of_memory, is_peer_lost, one_line, writing
 
 
 @pytest.mark.parametrize(
@@ -45,10 +46,36 @@ def test_full_memory_is_recognised_in_every_library_s_words(error):
     assert not is_disk_full(error)
 
 
-def test_another_error_is_neither():
-    error = OSError(errno.EACCES, "Permission denied")
+def of_a_store_whose_process_is_gone() -> BaseException:
+    """What torch raises."""
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    client = TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
+    del server
+    with pytest.raises(RuntimeError) as caught:
+        client.add("anything", 1)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        of_a_store_whose_process_is_gone(),
+        DistBackendError("NCCL error: remote process exited or there was a network error"),
+        RuntimeError(
+            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]"
+        ),
+    ],
+)
+def test_a_process_that_is_gone_is_recognised_however_it_was_spoken_to(error):
+    assert is_peer_lost(error)
+    assert not is_out_of_memory(error)
+
+
+def test_another_error_is_none_of_them():
+    error = OSError(errno.ECONNRESET, "Connection reset by peer")
     assert not is_disk_full(error)
     assert not is_out_of_memory(error)
+    assert not is_peer_lost(error)
 
 
 def test_a_full_disk_is_told_with_what_was_written_and_how_much_room_there_is(tmp_path):

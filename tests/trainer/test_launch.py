@@ -176,6 +176,22 @@ def test_whoever_was_killed_is_spoken_for(tmp_path):
     assert "spec.resources.memory" in error(tmp_path).message
 
 
+def test_only_sigkill_is_taken_for_a_lack_of_memory(tmp_path):
+    assert launched(tmp_path, "os.kill(os.getpid(), 6)", WAIT).wait(20) == 128 + signal.SIGABRT
+    assert error(tmp_path).message.startswith("Process 0 of the training was killed by SIGABRT, which the pod's log")
+
+
+def test_where_nothing_can_be_started_that_is_said(tmp_path):
+    nowhere = Surroundings(tmp_path / "missing", tmp_path / "log", None, None, None)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert launch.launch(tmp_path / "run.json", 2, nowhere) == 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert error(tmp_path).reason == "TrainerCrashed"
+    assert "No such file or directory" in error(tmp_path).message
+
+
 def test_whoever_left_no_message_is_known_by_the_exit_code(tmp_path):
     assert launched(tmp_path, "os._exit(3)", WAIT).wait(20) == 3
     assert not (tmp_path / "log").exists()

@@ -29,19 +29,25 @@ def run_to_end(story: Callable[[], RunResult], log: Path) -> int:
     try:
         code, result = int(ExitCode.SUCCEEDED), story()
     except BaseException as error:
-        code, fault = _classify(error)
+        code, fault = classify(error)
         if code == CRASHED:
             logger.exception("unexpected error")
         result = RunResult(outcome="Failed", error=fault)
         print(f"{fault.reason}: {fault.message}", file=sys.stderr, flush=True)
-    try:
-        log.write_text(result.termination_message(), encoding="utf-8")
-    except OSError as error:
-        logger.warning("the termination message cannot be written to %s: %s", log, error.strerror)
+    write_message(result.termination_message(), log)
     return code
 
 
-def _classify(error: BaseException) -> tuple[int, RunError]:
+def write_message(message: str, log: Path) -> None:
+    """Writes the termination message; where that cannot be done, the exit code has to say it."""
+    try:
+        log.write_text(message, encoding="utf-8")
+    except OSError as error:
+        logger.warning("the termination message cannot be written to %s: %s", log, error.strerror)
+
+
+def classify(error: BaseException) -> tuple[int, RunError]:
+    """The exit code of an end, and what it is in a user's words."""
     if isinstance(error, TrainerError):
         return _of(error.code, one_line(error.message, TERMINATION_LOG_LIMIT))
     if isinstance(error, Stopped | KeyboardInterrupt):

@@ -22,6 +22,7 @@ from finetune_api import run
 from finetune_api.conditions import Reason
 from finetune_api.run import GRACE_SECONDS, ExitCode, RunError, RunResult
 from finetune_trainer.config import Surroundings
+from finetune_trainer.ending import classify, write_message
 from finetune_trainer.machine import cpu_limit
 from finetune_trainer.ranks import ENV_LISTENING, ENV_SHARED
 
@@ -65,8 +66,8 @@ class Member:
 class Gang:
     """The processes of this node."""
 
-    def __init__(self, members: Sequence[Member], clock: Callable[[], float] = time.monotonic) -> None:
-        self._members = members
+    def __init__(self, members: Sequence[Member] = (), clock: Callable[[], float] = time.monotonic) -> None:
+        self.members = members
         self._clock = clock
         self._unsent = 0
         """SIGTERMs that came and were not passed on yet."""
@@ -77,18 +78,18 @@ class Gang:
 
     def wait(self) -> Member:
         """Until all have ended, by themselves or because one has failed; returns the one that speaks for all."""
-        while running := [member for member in self._members if self._runs(member)]:
+        while running := [member for member in self.members if self._runs(member)]:
             if self._unsent:
                 self._unsent -= 1
                 for member in running:
                     member.process.terminate()
-            if self._clock() > min(m.ended_at + patience(m.rank, m.code) for m in self._members):
+            if self._clock() > min(m.ended_at + patience(m.rank, m.code) for m in self.members):
                 for member in running:
                     member.process.kill()
                     member.process.wait()
                 break
             time.sleep(_LOOK_SECONDS)
-        return min(self._members, key=_order)
+        return min(self.members, key=_order)
 
     def _runs(self, member: Member) -> bool:
         if member.process.poll() is None:
@@ -128,13 +129,19 @@ def wanted(processes: int) -> bool:
 def launch(run_file: Path, processes: int, surroundings: Surroundings) -> int:
     """Runs the run file in as many processes; returns the exit code of the contract, or 128 + n after signal n."""
     command = [sys.executable, "-m", "finetune_trainer", "--run", str(run_file)]
-    with tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as shared:
-        gang = Gang(start(command, processes, Nodes.of_environment(), Path(shared)))
-        signal.signal(signal.SIGTERM, gang.terminate)
-        member = gang.wait()
-        if message := _message(member):
-            surroundings.termination_log.write_text(message)
-        return member.code
+    gang = Gang()
+    signal.signal(signal.SIGTERM, gang.terminate)
+    try:
+        with tempfile.TemporaryDirectory(dir=surroundings.scratch, ignore_cleanup_errors=True) as shared:
+            gang.members = start(command, processes, Nodes.of_environment(), Path(shared))
+            member = gang.wait()
+            code, message = member.code, _message(member)
+    except OSError as error:  # no room for the directory, or no memory for a process
+        code, fault = classify(error)
+        message = RunResult(outcome="Failed", error=fault).termination_message()
+    if message:
+        write_message(message, surroundings.termination_log)
+    return code
 
 
 def start(command: Sequence[str], processes: int, nodes: Nodes, shared: Path) -> list[Member]:
@@ -148,14 +155,19 @@ def start(command: Sequence[str], processes: int, nodes: Nodes, shared: Path) ->
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         common = _environment(processes, nodes, shared) | (_on_one_node(free) if nodes.count == 1 else {})
-        members = []
-        for local in range(processes):
-            rank = nodes.number * processes + local
-            log = shared / f"termination-{rank}"
-            own = {"RANK": str(rank), "LOCAL_RANK": str(local), run.ENV_TERMINATION_LOG: str(log)}
-            inherited = [free.fileno()] if rank == 0 and nodes.count == 1 else []
-            process = subprocess.Popen(command, env={**common, **own}, pass_fds=inherited)  # noqa: S603 - our own
-            members.append(Member(rank, process, log))
+        members: list[Member] = []
+        try:
+            for local in range(processes):
+                rank = nodes.number * processes + local
+                log = shared / f"termination-{rank}"
+                own = {"RANK": str(rank), "LOCAL_RANK": str(local), run.ENV_TERMINATION_LOG: str(log)}
+                inherited = [free.fileno()] if rank == 0 and nodes.count == 1 else []
+                process = subprocess.Popen(command, env={**common, **own}, pass_fds=inherited)  # noqa: S603 - our own
+                members.append(Member(rank, process, log))
+        except OSError:
+            for member in members:
+                member.process.kill()
+            raise
     return members
 
 
@@ -186,6 +198,8 @@ def _message(member: Member) -> str:
     if member.code <= 128:
         return ""
     name = signal.Signals(member.code - 128).name
-    what = f"Process {member.rank} of the training was killed by {name}, as the kernel does where memory runs out."
-    error = RunError(reason=Reason.TRAINER_KILLED, message=f"{what} Raise spec.resources.memory if it comes again.")
+    memory = "as the kernel does where memory runs out. Raise spec.resources.memory if it comes again."
+    why = memory if name == "SIGKILL" else "which the pod's log may explain."
+    what = f"Process {member.rank} of the training was killed by {name}, {why}"
+    error = RunError(reason=Reason.TRAINER_KILLED, message=what)
     return RunResult(outcome="Failed", error=error).termination_message()
