@@ -38,7 +38,7 @@ def test_two_processes_publish_what_one_does_and_speak_with_one_voice(s3, traine
 
 @pytest.mark.long
 def test_a_gang_that_is_stopped_and_gone_on_with_ends_in_the_same_bits(s3, trainer, await_line):
-    changes = {"method": DROPOUT, "training": TRAINING | {"maxSteps": 300}}
+    changes = {"method": DROPOUT, "training": TRAINING | {"maxSteps": 120}}
     whole = run(trainer, outputPrefix=f"s3://team-a/whole/{trainer.directory.name}/", **changes)
     config = trainer.config(processes=2, **changes)
     process = trainer.start(config)
