@@ -240,28 +240,27 @@ class _Thread(threading.Thread):
     def __init__(self, settings: Settings) -> None:
         super().__init__(daemon=True)
         self._settings = settings
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()
         self._task: asyncio.Task[None] | None = None
         self.operator: Operator | None = None
         self.raised: BaseException | None = None
 
     def run(self) -> None:
-        self._task = self._loop.create_task(self._main())
-        try:
-            self._loop.run_until_complete(self._task)
-        except asyncio.CancelledError:
-            pass
-        except BaseException as e:
-            self.raised = e
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+        # A runner, because it ends every task before it closes the loop: a cancelled kopf may leave some behind.
+        with self._runner:
+            try:
+                self._runner.run(self._main())
+            except asyncio.CancelledError:
+                pass
+            except BaseException as e:
+                self.raised = e
 
     def cancel(self) -> None:
         with contextlib.suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._task.cancel)
+            self._runner.get_loop().call_soon_threadsafe(self._task.cancel)
 
     async def _main(self) -> None:
+        self._task = asyncio.current_task()
         cluster = await Cluster.connect(self._settings)
         self.operator = Operator(self._settings, cluster)
         try:
