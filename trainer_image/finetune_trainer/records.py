@@ -129,7 +129,7 @@ def _object(line: str) -> dict[str, Any]:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise Fault(f"broken JSON: {error}. Every line must be one whole JSON object") from error
-    if "\\ud" in line or "\\uD" in line:
+    if "\\" in line and "\\u" in line and ("\\ud" in line or "\\uD" in line):  # the first of these is fast
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
