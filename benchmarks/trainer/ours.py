@@ -131,9 +131,9 @@ def train(
 def main() -> int:
     """The trainer, with a meter from ``begin_training`` to the last step."""
     from benchmarks.trainer.meter import Meter
-    from finetune_trainer import fetch
     from finetune_trainer.__main__ import main as trainer
-    from finetune_trainer.modelfiles import ModelFiles
+    from finetune_trainer.models import fetch
+    from finetune_trainer.models.modelfiles import ModelFiles
     from finetune_trainer.progress import Progress, StepDone
 
     parser = argparse.ArgumentParser()

@@ -30,8 +30,8 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.trainer.process import measured, tell
 from benchmarks.trainer.row import Goal, Row, at_least, at_most, table
 from finetune_api.spec import Data
-from finetune_trainer.data import load
-from finetune_trainer.encoder import Encoder
+from finetune_trainer.preparation.data import load
+from finetune_trainer.preparation.encoder import Encoder
 from tests import tiny
 from tests.chat_templates import CHATML, REASONING
 
@@ -134,7 +134,7 @@ class Disk:
     """Files on this disk in place of S3."""
 
     def download(self, uri: str, path: Path) -> str:
-        """What :meth:`finetune_trainer.storage.Store.download` does."""
+        """What :meth:`finetune_trainer.storage.store.Store.download` does."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.hardlink_to(uri.removeprefix("s3:/"))

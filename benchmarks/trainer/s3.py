@@ -27,7 +27,7 @@ from benchmarks.trainer.process import measured, tell
 from benchmarks.trainer.row import NotHere, Row, at_most
 from finetune_api.spec import Storage
 from finetune_trainer.background import start
-from finetune_trainer.storage import Store
+from finetune_trainer.storage.store import Store
 
 DOWNLOADED, UPLOADED = 128, 200
 """MiB."""

@@ -3,7 +3,7 @@
 import json
 
 from benchmarks.trainer import preparation
-from finetune_trainer.encoder import Encoder
+from finetune_trainer.preparation.encoder import Encoder
 from tests import tiny
 
 TEXTS = tuple(f"{text} {number}" for number in range(20) for text in tiny.TEXT)

@@ -14,17 +14,17 @@ from accelerate.state import AcceleratorState
 
 from finetune_api.run import RunConfig
 from finetune_trainer import tuning
-from finetune_trainer.data import Dataset
 from finetune_trainer.errors import Stopped, TrainerError
-from finetune_trainer.layout import Layout
-from finetune_trainer.modelfiles import ModelFiles
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.preparation.data import Dataset
+from finetune_trainer.preparation.records import Record
 from finetune_trainer.progress import Progress
-from finetune_trainer.ranks import Ranks
-from finetune_trainer.records import Record
 from finetune_trainer.report import Reporter
-from finetune_trainer.sharding import whole
-from finetune_trainer.snapshot import Snapshot
-from finetune_trainer.train import Loop
+from finetune_trainer.scaling.ranks import Ranks
+from finetune_trainer.scaling.sharding import whole
+from finetune_trainer.training.layout import Layout
+from finetune_trainer.training.loop import Loop
+from finetune_trainer.training.snapshot import Snapshot
 
 RECORDS = [Record(f"line {n}", prompt="say " * (n % 7 + 1), completion=" one" * (9 - n % 5)) for n in range(21)]
 TRAINED, HELD_OUT = RECORDS[:16], RECORDS[16:]

@@ -12,12 +12,12 @@ import torch
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Method
-from finetune_trainer.encoder import Encoder
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.model import load_model, load_tokenizer, require_matching_vocabulary
-from finetune_trainer.modelcheck import require_loadable
-from finetune_trainer.modelfiles import ModelFiles
-from finetune_trainer.records import Record
+from finetune_trainer.models.model import load_model, load_tokenizer, require_matching_vocabulary
+from finetune_trainer.models.modelcheck import require_loadable
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.preparation.encoder import Encoder
+from finetune_trainer.preparation.records import Record
 from tests import tiny
 
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors")

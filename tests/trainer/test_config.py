@@ -7,7 +7,7 @@ import pytest
 from finetune_api.run import CONTRACT_VERSION, ExitCode
 from finetune_trainer.config import Surroundings, read_run
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.machine import cpu_limit, thread_count
+from finetune_trainer.scaling.machine import cpu_limit, thread_count
 
 
 @pytest.mark.parametrize(

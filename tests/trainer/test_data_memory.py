@@ -14,9 +14,9 @@ import resource, sys
 from pathlib import Path
 
 import torch
-from finetune_trainer.data import DataFile, RecordSet, SourceFile
-from finetune_trainer.encoder import Encoder
-from finetune_trainer.records import Record, find_format, read_records
+from finetune_trainer.preparation.data import DataFile, RecordSet, SourceFile
+from finetune_trainer.preparation.encoder import Encoder
+from finetune_trainer.preparation.records import Record, find_format, read_records
 from tests import tiny
 
 def peak():

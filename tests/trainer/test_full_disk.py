@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from finetune_api.run import ModelLocation
 from finetune_api.spec import Storage
-from finetune_trainer import modelfiles
+from finetune_trainer.models import modelfiles
 from finetune_trainer.ending import run_to_end
-from finetune_trainer.fetch import fetch_model
-from finetune_trainer.storage import Store
+from finetune_trainer.models.fetch import fetch_model
+from finetune_trainer.storage.store import Store
 uri, endpoint, scratch, log = sys.argv[1:]
 modelfiles._require_room = lambda *_: None  # others fill the disk in the meantime
 story = lambda: fetch_model(ModelLocation(uri=uri), Store(Storage(endpoint_url=endpoint)), Path(scratch) / "model")

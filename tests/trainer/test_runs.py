@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.run import ExitCode
-from finetune_trainer import fetch
-from finetune_trainer.manifest import Manifest
-from finetune_trainer.modelfiles import ModelFiles
+from finetune_trainer.models import fetch
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.storage.manifest import Manifest
 from tests import tiny
 
 LEARN = {"maxSteps": 60, "learningRate": 1e-2, "maxLength": 64, "batchSize": 8}

@@ -147,8 +147,9 @@ def _observe(events: Events) -> None:
     from botocore.httpsession import URLLib3Session
     from safetensors import torch as safetensors
 
-    from finetune_trainer import savedtraining, upload
+    from finetune_trainer.checkpoints import savedtraining
     from finetune_trainer.progress import Progress
+    from finetune_trainer.storage import upload
 
     events.around(URLLib3Session, "send", lambda _, request: f"send {request.method} {_path(request.url)}")
     answered = URLLib3Session.send
@@ -176,13 +177,13 @@ def _live(order: Order) -> int:
     from accelerate.state import AcceleratorState
 
     from finetune_api.run import RunConfig, RunResult
-    from finetune_trainer import storage
     from finetune_trainer.__main__ import tune
     from finetune_trainer.ending import run_to_end
-    from finetune_trainer.patience import Patience
     from finetune_trainer.progress import Progress
     from finetune_trainer.report import Reporter
     from finetune_trainer.stopping import StopRequest
+    from finetune_trainer.storage import store as storage
+    from finetune_trainer.storage.patience import Patience
 
     AcceleratorState._reset_state(reset_partial_state=True)
     storage.Patience = partial(Patience, pause_seconds=0.0)
@@ -215,7 +216,7 @@ def _import_everything() -> None:
     import peft  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
 
-    from finetune_trainer import result, saver, tuning  # noqa: F401
+    from finetune_trainer import tuning  # noqa: F401
 
     logging.basicConfig(format="%(asctime)s.%(msecs)03d %(threadName)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("finetune_trainer").setLevel(logging.INFO)

@@ -12,19 +12,21 @@ from pathlib import Path
 
 from finetune_api.conditions import Phase
 from finetune_api.run import RUN_FILE, RunConfig, RunResult
-from finetune_trainer import data, fetch, launch
 from finetune_trainer.background import start
-from finetune_trainer.checkpoint import Fingerprint
-from finetune_trainer.checkpoints import Checkpoints
+from finetune_trainer.checkpoints.checkpoint import Fingerprint
+from finetune_trainer.checkpoints.stored import Checkpoints
 from finetune_trainer.config import Surroundings, prepare_libraries, process_count, read_run
 from finetune_trainer.ending import run_to_end
 from finetune_trainer.errors import writing
+from finetune_trainer.models import fetch
+from finetune_trainer.preparation import data
 from finetune_trainer.progress import Progress
-from finetune_trainer.publish import Publication, find_published
-from finetune_trainer.ranks import ALONE, Ranks
+from finetune_trainer.publishing.publish import Publication, find_published
 from finetune_trainer.report import Endpoint, Reporter
+from finetune_trainer.scaling import launch
+from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.stopping import StopRequest
-from finetune_trainer.storage import Store
+from finetune_trainer.storage.store import Store
 
 
 def tune(
@@ -45,9 +47,9 @@ def tune(
     fingerprint = start(lambda: Fingerprint.of(config, dataset.result().files, files.result().version, ranks.count))
     checkpoint = start(lambda: checkpoints.find(scratch / "resumed", fingerprint.result) if ranks.first else None)
 
-    from finetune_trainer.result import Outcome  # these bring torch in, while the downloads run
-    from finetune_trainer.savedtraining import begin, follow
-    from finetune_trainer.saver import Saver
+    from finetune_trainer.checkpoints.savedtraining import begin, follow
+    from finetune_trainer.checkpoints.saver import Saver
+    from finetune_trainer.publishing.result import Outcome  # these bring torch in, while the downloads run
 
     if (already := published.result()) is not None:
         if ranks.first:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from finetune_api import run
 from finetune_api.run import CONTRACT_VERSION, ExitCode, RunConfig
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.machine import keep_freed_memory
+from finetune_trainer.scaling.machine import keep_freed_memory
 
 
 def read_run(path: Path) -> RunConfig:

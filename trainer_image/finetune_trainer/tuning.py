@@ -13,21 +13,12 @@ from accelerate.utils import set_seed  # type: ignore[import-untyped]
 
 from finetune_api.run import ExitCode, RunConfig
 from finetune_api.spec import Lora
-from finetune_trainer import samples
-from finetune_trainer.attention import one_by_one
-from finetune_trainer.batches import Cut, plan_batches
-from finetune_trainer.data import Dataset
-from finetune_trainer.encoder import Encoder
-from finetune_trainer.encoding import Encoded
 from finetune_trainer.errors import TrainerError, one_line
-from finetune_trainer.evaluate import Measured, evaluate
-from finetune_trainer.fitting import find_fit
-from finetune_trainer.history import History
-from finetune_trainer.layout import choose_layout
-from finetune_trainer.linear import speed_up
-from finetune_trainer.machine import give_back_freed_memory, thread_count, tidy_memory
-from finetune_trainer.memory import Fit, device_memory
-from finetune_trainer.model import (
+from finetune_trainer.evaluation import samples
+from finetune_trainer.evaluation.evaluate import Measured, evaluate
+from finetune_trainer.models.attention import one_by_one
+from finetune_trainer.models.linear import speed_up
+from finetune_trainer.models.model import (
     add_lora,
     choose_precision,
     count_weights,
@@ -36,13 +27,32 @@ from finetune_trainer.model import (
     require_length,
     require_matching_vocabulary,
 )
-from finetune_trainer.modelfiles import ModelFiles
-from finetune_trainer.objective import LanguageModeling, without_adapter
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.preparation.data import Dataset
+from finetune_trainer.preparation.encoder import Encoder
+from finetune_trainer.preparation.encoding import Encoded
 from finetune_trainer.progress import TRAINING_COST, Progress
-from finetune_trainer.ranks import ALONE, Ranks
-from finetune_trainer.sharding import Strategy, accelerator, choose_strategy, gather, loading_once, replicate, shard
-from finetune_trainer.snapshot import Snapshot, TrainingState, share
-from finetune_trainer.train import Loop, Saver, train
+from finetune_trainer.scaling.machine import give_back_freed_memory, thread_count, tidy_memory
+from finetune_trainer.scaling.ranks import ALONE, Ranks
+from finetune_trainer.scaling.sharding import (
+    Strategy,
+    accelerator,
+    choose_strategy,
+    gather,
+    loading_once,
+    replicate,
+    shard,
+)
+from finetune_trainer.training.batches import Cut, plan_batches
+from finetune_trainer.training.fitting import find_fit
+from finetune_trainer.training.history import History
+from finetune_trainer.training.layout import choose_layout
+from finetune_trainer.training.loop import Loop
+from finetune_trainer.training.memory import Fit, device_memory
+from finetune_trainer.training.objective import LanguageModeling, without_adapter
+from finetune_trainer.training.saving import Saver
+from finetune_trainer.training.snapshot import Snapshot, TrainingState, share
+from finetune_trainer.training.train import train
 
 logger = logging.getLogger(__name__)
 

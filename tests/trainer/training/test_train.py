@@ -1,0 +1,222 @@
+"""The loop itself, where a whole run would not show it."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from finetune_api.run import ExitCode
+from finetune_api.spec import Lora, Method, Training
+from finetune_trainer.errors import Stopped, TrainerError
+from finetune_trainer.models.linear import speed_up
+from finetune_trainer.models.model import add_lora, load_model
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.preparation.encoder import Encoder
+from finetune_trainer.preparation.records import Record
+from finetune_trainer.progress import StepDone
+from finetune_trainer.training.batches import Cut, plan_batches
+from finetune_trainer.training.layout import choose_layout
+from finetune_trainer.training.loop import Loop
+from finetune_trainer.training.memory import Fit
+from finetune_trainer.training.objective import LanguageModeling, collate
+from finetune_trainer.training.snapshot import Snapshot, TrainingState
+from finetune_trainer.training.train import train
+from tests import tiny
+
+
+@pytest.fixture
+def accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def model(model_directory):
+    return load_model(ModelFiles(model_directory, "the-base"), Method(adapter="none"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    records = [Record(f"line {n}", prompt="say " * (n + 1), completion=" one" * (9 - n)) for n in range(8)]
+    return Encoder(tiny.tokenizer(), 64).encode(records, "training")
+
+
+@dataclass
+class Memory:
+    """Keeps snapshots of every so many steps, and what it was asked for at the end."""
+
+    every: int | None = None
+    kept: list[Snapshot] = field(default_factory=list)
+
+    def before_training(self, training: Loop) -> None:
+        """Nothing."""
+
+    def after_step(self, training: Loop) -> None:
+        if self.every and training.state.step % self.every == 0:
+            self.kept.append(training.snapshot())
+
+    def before_the_end(self, training: Loop) -> None:
+        self.kept.append(training.snapshot())
+
+    def newest(self) -> Snapshot | None:
+        return self.kept[-1] if self.kept else None
+
+
+def begin(model, examples, accelerator, rate=1e-3, adapt=lambda model: model, **settings) -> Loop:
+    training = Training(**{"schedule": "constant", "warmup_fraction": 0, "batch_size": 4, "max_steps": 3} | settings)
+    layout = choose_layout(model.eval())
+    fit = Fit(tokens=64, recompute=False)
+    return Loop(
+        objective=LanguageModeling(adapt(model), layout.headless),
+        examples=examples,
+        plan=plan_batches(examples.lengths, training.batch_size, None, training.max_steps, 0),
+        cut=Cut(layout.packed, fit.tokens, training.micro_batch_size),
+        settings=training,
+        rate=rate,
+        accelerator=accelerator,
+        state=TrainingState(fit=fit),
+    )
+
+
+def run(loop, saver=None, asked_to_stop=lambda: False, rewinds=False, on_step=lambda done: None):
+    train(loop, saver or Memory(), asked_to_stop, rewinds, on_step)
+    return loop.state.history
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("micro_batch_size", [2, 3, None])
+def test_a_step_is_that_of_the_whole_batch_by_hand(model, examples, accelerator, model_directory, micro_batch_size):
+    """Against AdamW on the mean over the learned tokens of the effective batch, however it is cut."""
+    reference = load_model(ModelFiles(model_directory, "the-base"), Method(adapter="none"), "fp32").train()
+    settings = {"batch_size": 8, "max_steps": 1, "max_grad_norm": 0.5}
+    run(begin(model, examples, accelerator, micro_batch_size=micro_batch_size, **settings))
+    batch = collate(list(examples), False, torch.device("cpu"))
+    loss = LanguageModeling(reference, headless=False)(batch).loss / sum(examples.labels)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+    torch.optim.AdamW(reference.parameters(), lr=1e-3, weight_decay=0.0).step()
+    for name, expected in reference.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], expected, rtol=0, atol=1e-5)
+
+
+def test_decay_touches_matrices_only(model, examples, accelerator):
+    before = weights(model)
+    for parameter in model.parameters():
+        parameter.register_hook(torch.zeros_like)  # no gradient: what changes, changes by decay
+    run(begin(model, examples, accelerator, max_steps=1, rate=0.1, weight_decay=0.5))
+    for name, parameter in model.named_parameters():
+        shrunk = 0.95 if parameter.ndim >= 2 else 1.0
+        torch.testing.assert_close(parameter, before[name] * shrunk)
+
+
+def spoil(model, broken: str) -> None:
+    if broken == "loss":
+        model.lm_head.register_forward_hook(lambda module, args, out: out * float("nan"))
+    else:
+        model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_training_that_diverges_ends_before_the_weights_are_spoilt(model, examples, accelerator, broken):
+    kept = []
+
+    def after(done: StepDone) -> None:
+        if done.step == 2:
+            kept.append(weights(model))
+            spoil(model, broken)
+
+    with pytest.raises(TrainerError, match="at step 3") as caught:
+        run(begin(model, examples, accelerator, max_steps=9), on_step=after)
+    assert caught.value.code is ExitCode.DIVERGED
+    assert "Lower spec.training.learningRate" in caught.value.message
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, kept[0][name])
+
+
+def test_a_rewind_goes_on_from_the_last_snapshot_with_half_the_rate(model, examples, accelerator):
+    told: list[StepDone] = []
+    hooks = []
+
+    def after(done: StepDone) -> None:
+        told.append(done)
+        if len(told) == 5:
+            hooks.append(model.lm_head.register_forward_hook(lambda module, args, out: out * float("nan")))
+
+    class Mended(Memory):
+        def newest(self):
+            hooks[0].remove()
+            return super().newest()
+
+    history = run(begin(model, examples, accelerator, max_steps=8), Mended(every=4), rewinds=True, on_step=after)
+    assert [done.step for done in told] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert told[4].loss == told[5].loss
+    assert [done.learning_rate for done in told] == [1e-3] * 5 + [5e-4] * 4
+    assert [step.step for step in history.steps] == list(range(1, 9))
+
+
+def test_a_training_that_diverges_again_and_again_is_given_up(model, examples, accelerator):
+    loop = begin(model, examples, accelerator, max_steps=8)
+    saver = Memory(kept=[loop.snapshot()])
+    spoil(model, "loss")
+    with pytest.raises(TrainerError, match="after 3 rewinds"):
+        run(loop, saver, rewinds=True)
+
+
+def test_every_step_is_told_as_it_happens(model, examples, accelerator):
+    told = []
+    history = run(begin(model, examples, accelerator, max_steps=3), on_step=told.append)
+    assert told == history.steps
+    assert [(done.step, done.total, done.epoch) for done in told] == [(1, 3, 0.5), (2, 3, 1.0), (3, 3, 1.5)]
+    assert told[0].tokens + told[1].tokens == examples.tokens
+    assert history.tokens == sum(done.tokens for done in told)
+
+
+def test_whoever_is_asked_to_stop_within_a_step_has_not_begun_it(model, examples, accelerator):
+    loop = begin(model, examples, accelerator, micro_batch_size=1, max_steps=5)
+    before, chance = weights(model), torch.get_rng_state()
+    asked = iter([False, False, True])
+    with pytest.raises(Stopped):
+        run(loop, asked_to_stop=lambda: next(asked))
+    assert loop.state.step == 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
+    assert torch.equal(torch.get_rng_state(), chance)
+
+
+@pytest.mark.parametrize("at", [1, 4, 6])
+@pytest.mark.parametrize("kind", ["full", "LoRA with dropout", "activations twice"])
+def test_a_training_that_goes_on_from_a_snapshot_ends_in_the_same_bits(
+    model_directory, examples, accelerator, kind, at
+):
+    files = ModelFiles(model_directory, "the-base")
+
+    def adapt(model):
+        if kind == "full":
+            return model
+        adapted = add_lora(model, Lora(rank=4, alpha=8, dropout=0.3 if kind == "LoRA with dropout" else 0.0), files)
+        speed_up(adapted)
+        if kind == "activations twice":
+            adapted.activation_checkpointing_enable()
+        return adapted
+
+    def fresh() -> Loop:
+        torch.manual_seed(7)
+        model = load_model(files, Method(adapter="none"), "fp32")
+        return begin(model, examples, accelerator, adapt=adapt, max_steps=7)
+
+    whole, saver = fresh(), Memory(every=at)
+    run(whole, saver)
+    torch.manual_seed(99)  # as in another process, where other things were drawn before
+    resumed = fresh()
+    resumed.restore(saver.kept[0])
+    assert resumed.state.step == at
+    run(resumed)
+    assert resumed.state.history == whole.state.history
+    for name, parameter in whole.trained.items():
+        assert torch.equal(parameter, resumed.trained[name]), name
+    assert torch.equal(torch.get_rng_state(), resumed.snapshot().random[0]["cpu"])

@@ -1,0 +1,1 @@
+"""What a model is worth: measures on held-out examples, and answers for people to read."""

@@ -1,0 +1,258 @@
+"""Loads the model and its tokenizer, and puts the adapter on."""
+
+import math
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from finetune_api.run import ExitCode
+from finetune_api.spec import Lora, Method
+from finetune_trainer.errors import TrainerError, is_out_of_memory, is_panic, one_line
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.tokenizercheck import require_modest
+from finetune_trainer.models.weightfiles import read_tensors
+
+Precision = Literal["fp32", "bf16"]
+
+_NOT_NEEDED = ("bitsandbytes",)
+"""PEFT imports these wherever they are installed, at the cost of a second, and no task here uses them."""
+
+transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def choose_precision(setting: str) -> Precision:
+    """``training.precision`` on this machine: ``auto`` is bf16 on a GPU that computes in it, else fp32."""
+    if setting == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if setting == "bf16" else "fp32"
+
+
+def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, after it was tried.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.directory, **_local())
+        tokenizer("A word.\n", add_special_tokens=True)
+    except BaseException as error:
+        if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
+        _refuse_configuration(files)
+        _refuse(f"The tokenizer of {files.name} cannot be loaded: {_told(error, files)}", error)
+    template: object = tokenizer.chat_template
+    if not isinstance(template, str | dict | None):
+        _refuse(f"The chat template of {files.name} is a {type(template).__name__} and not a text")
+    require_modest(tokenizer, files.name)
+    return tokenizer
+
+
+def _refuse_configuration(files: ModelFiles) -> None:
+    """Refuses config.json, which a tokenizer's loading reads first, if it is what is wrong."""
+    try:
+        AutoConfig.from_pretrained(files.directory, **_local())
+    except Exception as error:
+        _refuse(f"The config.json of {files.name} cannot be read: {_told(error, files)}", error)
+
+
+def load_model(
+    files: ModelFiles, method: Method, precision: Precision, device_map: dict[str, str] | None = None
+) -> PreTrainedModel:
+    """The model with its weights, on the CPU.
+
+    A frozen base is held in the precision of the computation. Weights that are themselves trained are held in fp32,
+    because small updates vanish in bf16.
+
+    Args:
+        device_map: transformers', for another place than the CPU.
+
+    Raises:
+        TrainerError: MODEL_INVALID, also where weights are missing that would otherwise be made up at random.
+    """
+    frozen = method.adapter != "none"
+    dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
+    try:
+        with _laid_out_like(files):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                files.directory,
+                dtype=dtype,
+                device_map=device_map,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_local(),
+            )
+    except Exception as error:
+        if isinstance(error, TrainerError) or is_out_of_memory(error):
+            raise
+        why = _mismatch(files) if "ignore_mismatched_sizes" in str(error) else _told(error, files)
+        _refuse(f"The model {files.name} cannot be loaded as a language model: {why}", error)
+    model, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        _refuse(f"The weights of {files.name} lack {len(missing)} tensors of its architecture, such as {missing[0]}")
+    return model  # type: ignore[no-any-return]
+
+
+def count_weights(files: ModelFiles, lora: Lora | None) -> tuple[int, int]:
+    """Parameters that are not trained, and that are, from config.json: before there is memory for them.
+
+    Raises:
+        TrainerError: MODEL_INVALID, CONFIGURATION_INVALID.
+    """
+    try:
+        model = _laid_out(files)
+    except Exception as error:
+        _refuse(f"The model {files.name} cannot be loaded as a language model: {_told(error, files)}", error)
+    parameters = list((add_lora(model, lora, files) if lora else model).parameters())
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    return sum(parameter.numel() for parameter in parameters) - trained, trained
+
+
+def require_matching_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuses a tokenizer that has tokens the model knows nothing of, be they too many or numbered too high.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    rows = embeddings.num_embeddings
+    if len(tokenizer) > rows:
+        _refuse(f"The tokenizer of {name} has {len(tokenizer)} tokens, but its model only {rows} embeddings")
+    token, highest = max(tokenizer.get_vocab().items(), key=itemgetter(1))
+    if highest >= rows:
+        _refuse(
+            f"The tokenizer of {name} gives the token {one_line(token, 40)!r} the number {highest}, but its model has "
+            f"only {rows} embeddings"
+        )
+
+
+def require_length(model: PreTrainedModel, longest: int, name: str) -> None:
+    """Refuses sequences of more tokens than the model has positions.
+
+    Raises:
+        TrainerError: CONFIGURATION_INVALID.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < longest:
+        raise TrainerError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"The longest record has {longest} tokens after cutting, but {name} has {positions} positions. Set "
+            f"spec.training.maxLength to {positions} or less.",
+        )
+
+
+def add_lora(model: PreTrainedModel, settings: Lora, files: ModelFiles) -> PreTrainedModel:
+    """The model with a LoRA adapter, whose weights alone are trained. They are fp32 whatever the base is.
+
+    Raises:
+        TrainerError: CONFIGURATION_INVALID, where a target module matches nothing or cannot be adapted.
+    """
+    sys.modules.update({name: None for name in _NOT_NEEDED if name not in sys.modules})  # type: ignore[misc]
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = settings.target_modules
+    if targets:
+        _require_targets(model, targets)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(targets) if targets else "all-linear",
+    )
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # between these libraries, not for users
+            adapted: Any = get_peft_model(model, config)
+    except ValueError as error:
+        raise TrainerError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"The adapter cannot be put on {files.name}: {one_line(error, 300)}. Adaptable modules: "
+            f"{', '.join(linear_modules(model))}. Correct spec.method.lora.targetModules.",
+        ) from error
+    config.base_model_name_or_path, config.revision = files.name, files.revision
+    return adapted  # type: ignore[no-any-return]
+
+
+def _require_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_modules()]
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unknown:
+        raise TrainerError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"spec.method.lora.targetModules names {', '.join(unknown)}, which the model does not have. It has: "
+            f"{', '.join(linear_modules(model))}.",
+        )
+
+
+def linear_modules(model: nn.Module) -> list[str]:
+    """The last names of the linear layers, such as ``q_proj``."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    return sorted({name.rpartition(".")[2] for name in linear})
+
+
+@contextmanager
+def _laid_out_like(files: ModelFiles) -> Iterator[None]:
+    """Refuses a config.json that describes far more weights than there are, before memory is taken for the rest.
+
+    A module's parameters are counted as it gets them: without memory first, then with what was read, and those of the
+    embeddings twice where the head shares them.
+    """
+    held = sum(math.prod(tensor.shape) for tensor in read_tensors(files.directory, files.name).values())
+    left = 4 * held + 1_000_000
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= parameter.numel() if parameter is not None else 0
+        if parameter is not None and left < 0:
+            _refuse(
+                f"The config.json of {files.name} describes several times the {held:,} weights that its files hold, up "
+                f"to {type(module).__name__}.{name} {list(parameter.shape)}"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _mismatch(files: ModelFiles) -> str:
+    """Which tensor has another shape in the files than config.json makes of it; found without memory for either."""
+    expected = _laid_out(files).state_dict()
+    for name, held in read_tensors(files.directory, files.name).items():
+        if name in expected and tuple(expected[name].shape) != held.shape:
+            return f"config.json makes {name} {list(expected[name].shape)}, its weights are {list(held.shape)}"
+    return "its weights have other shapes than config.json says"
+
+
+def _laid_out(files: ModelFiles) -> Any:
+    """The model as config.json describes it, without weights."""
+    config = AutoConfig.from_pretrained(files.directory, **_local())
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+
+
+def _told(error: BaseException, files: ModelFiles) -> str:
+    """What a library said, with the model's own name where it names a directory of this pod."""
+    return one_line(error).replace(str(files.directory), files.name)
+
+
+def _local() -> dict[str, Any]:
+    return {"local_files_only": True, "trust_remote_code": False}
+
+
+def _refuse(what: str, cause: BaseException | None = None) -> NoReturn:
+    mend = "Correct spec.model, or save the model again with a current transformers"
+    raise TrainerError(ExitCode.MODEL_INVALID, f"{what.rstrip('.')}. {mend}.") from cause

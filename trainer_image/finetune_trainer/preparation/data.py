@@ -1,0 +1,108 @@
+"""Which records train and which measure: fetches the files, reads them through once, draws the split.
+
+Records are never held. A set of them is read anew from the files on this machine whenever it is gone through, so that
+data may be larger than memory. What is wrong with a record is found here, before anything else is done with the data.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.run import ExitCode
+from finetune_api.spec import Data, DataSource
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.preparation.records import Format, Record, find_format, read_records
+from finetune_trainer.storage.store import Store
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A data file as it was read, for the record."""
+
+    uri: str
+    sha256: str
+    """Of its bytes, in hex."""
+    records: int
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file on this machine, read through and found sound."""
+
+    path: Path
+    source: SourceFile
+    format: Format
+
+
+class RecordSet:
+    """Some of the records of some files, in the order of the files. Each iteration reads the files anew."""
+
+    def __init__(self, files: Sequence[DataFile], chosen: bytes | None = None) -> None:
+        """``chosen``: for each record of all files 1 where it belongs to the set, else 0; None: all do."""
+        self._files = files
+        self._chosen = b"\1" * sum(file.source.records for file in files) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return self._chosen.count(1)
+
+    def __iter__(self) -> Iterator[Record]:
+        first = 0
+        for file in self._files:
+            chosen = self._chosen[first : first + file.source.records]
+            yield from read_records(file.path, file.source.uri, file.format, chosen)
+            first += file.source.records
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Records to train on and records to measure with; no record is in both."""
+
+    train: RecordSet
+    validation: RecordSet
+    files: tuple[SourceFile, ...]
+
+
+def load(data: Data, seed: int, store: Store, directory: Path) -> Dataset:
+    """Downloads and reads the files of ``spec.data``; the split is drawn by ``seed`` alone."""
+    train = [_fetch(source, store, directory / "train" / str(n)) for n, source in enumerate(data.train)]
+    sources = tuple(file.source for file in train)
+    if data.validation is not None:
+        held = [_fetch(source, store, directory / "validation" / str(n)) for n, source in enumerate(data.validation)]
+        return Dataset(RecordSet(train), RecordSet(held), sources + tuple(file.source for file in held))
+    held_out = hold_out(sum(source.records for source in sources), data.validation_fraction or 0.0, seed)
+    kept = held_out.translate(bytes((1, 0)) + bytes(254))
+    return Dataset(RecordSet(train, kept), RecordSet(train, held_out), sources)
+
+
+def _fetch(source: DataSource, store: Store, path: Path) -> DataFile:
+    digest = store.download(source.uri, path)
+    format_ = find_format(path, source.uri, None if source.format == "auto" else source.format)
+    count = sum(1 for _ in read_records(path, source.uri, format_))
+    return DataFile(path, SourceFile(source.uri, digest, count), format_)
+
+
+def hold_out(records: int, fraction: float, seed: int) -> bytes:
+    """For each of ``records`` records 1 where it is to measure with, 0 where it is to train on.
+
+    The share is rounded to whole records. Drawn one by one with constant memory: selection sampling, Algorithm S of
+    Knuth, The Art of Computer Programming, 3.4.2.
+
+    Raises:
+        TrainerError: DATA_INVALID, if either side would be empty.
+    """
+    count = int(records * fraction + 0.5)
+    if not 0 < count < records:
+        raise TrainerError(
+            ExitCode.DATA_INVALID,
+            f"spec.data.validationFraction {fraction:g} of {records} record(s) leaves {count} to measure with and "
+            f"{records - count} to train on; each needs at least one. Add records, choose another fraction, or "
+            "name a file in spec.data.validation instead.",
+        )
+    chance = random.Random(seed)  # noqa: S311 - a draw, not a secret
+    held_out = bytearray(records)
+    for index in range(records):
+        if (records - index) * chance.random() < count:
+            held_out[index] = 1
+            count -= 1
+    return bytes(held_out)

@@ -1,0 +1,247 @@
+"""Records → token ids, and which of them are learned. The mask is made of characters, so that no boundary is guessed.
+
+* Conversations: every assistant turn is learned, by the chat template (see :mod:`finetune_trainer.preparation.chat`).
+* Prompt and completion as strings: joined as they are, with no chat template even where the model has one; the
+  completion is learned, and the end-of-text token after it. A space between the two belongs at the beginning of the
+  completion, because tokenizers join it with the word that follows. As lists of messages: a conversation of which
+  only the completion's assistant turns are learned.
+* Text: everything is learned, with an end-of-text token after each document. A document longer than maxLength is cut
+  into blocks, none is lost; a record of another kind is cut at its end.
+
+Records are rendered while the tokenizer, which needs no interpreter lock, works on the ones before.
+"""
+
+import functools
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
+
+from finetune_api.run import ExitCode
+from finetune_trainer.errors import TrainerError, is_panic, one_line
+from finetune_trainer.preparation.chat import ChatTemplate
+from finetune_trainer.preparation.encoding import Encoded, Example
+from finetune_trainer.preparation.learned import learned_tokens
+from finetune_trainer.preparation.pieces import PIECE, piece_ranges
+from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.wording import Span
+
+_TOGETHER = 8 * PIECE
+"""Characters tokenized in one call, enough for the tokenizer to use all cores."""
+_RECORDS_TOGETHER = 4000
+
+
+class _Rendered(NamedTuple):
+    """A record as text."""
+
+    source: str
+    text: str
+    spans: list[Span]
+    templated: bool
+    """A chat template has already put in the special tokens."""
+    whole: bool
+    """Cut into blocks instead of being cut off."""
+
+
+class _Piece(NamedTuple):
+    """A part of a record's text, or all of it."""
+
+    text: str
+    spans: list[Span]
+    record: _Rendered
+    last: bool
+
+
+class Encoder:
+    """Turns records into examples of at most ``max_length`` tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        if not tokenizer.is_fast:
+            raise TrainerError(
+                ExitCode.MODEL_INVALID,
+                f"The model's tokenizer ({type(tokenizer).__name__}) cannot tell which characters a token stands for. "
+                "Add a tokenizer.json to the model's directory (AutoTokenizer.save_pretrained writes it).",
+            )
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._template: ChatTemplate | None = None
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._special = self._own_tokens()
+
+    def encode(self, records: Iterable[Record], what: str) -> Encoded:
+        """All records, gone through once; ``what`` names the set in errors.
+
+        Raises:
+            TrainerError: DATA_INVALID, if no record has anything left to learn.
+        """
+        used = Counter[bool]()
+        with _all_characters(self._backend):
+            encoded = Encoded(self._examples(records, used))
+        if not len(encoded):
+            raise TrainerError(
+                ExitCode.DATA_INVALID,
+                f"None of the {used[False]} {what} records has anything to learn within its first "
+                f"{self._max_length} tokens. Raise spec.training.maxLength or shorten the prompts.",
+            )
+        encoded.dropped = used[False]
+        return encoded
+
+    def _examples(self, records: Iterable[Record], used: "Counter[bool]") -> Iterator[Example]:
+        """The examples of all records; counts in ``used`` the records that gave some (True) and none (False)."""
+        for record, ids, learned in self._tokens(map(self._render, records)):
+            examples = self._cut(record, ids, learned)
+            used[bool(examples)] += 1
+            yield from examples
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template; asked for only where there are conversations, because base models have none."""
+        self._template = self._template or ChatTemplate(self._tokenizer)
+        return self._template
+
+    def prompt(self, record: Record) -> tuple[list[int], str]:
+        """For a sample: the ids of what is given to the model, and the text that the record has as its answer.
+
+        Of a prompt longer than maxLength the end is given.
+        """
+        if record.messages:
+            turn = max(i for i, message in enumerate(record.messages) if message["role"] == "assistant")
+            text = self.template.prompt(record.messages[:turn], record.tools)
+            return self._prompt_ids(text, templated=True), record.messages[turn]["content"]
+        if record.completion:
+            return self._prompt_ids(record.prompt, templated=False), record.completion
+        ids = self._ids(record.text[:PIECE], templated=False)
+        given = ids[: max(1, min(32, len(ids) // 2))]
+        return given, str(self._tokenizer.decode(ids[len(given) :]))
+
+    def _prompt_ids(self, text: str, templated: bool) -> list[int]:
+        end = text if len(text) <= PIECE else text[-self._reach :]
+        return self._ids(end, templated)[-self._max_length :]
+
+    def _ids(self, text: str, templated: bool) -> list[int]:
+        pieces = self._encode([text[start:end] for start, end in piece_ranges(text)])
+        ids = [token for piece in pieces for token in piece.ids]
+        if not templated:
+            before, behind = self._special
+            ids = [*before, *ids, *behind]
+        special = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, 0)
+        return ids or [next(token for token in special if token is not None)]  # a model must be given something
+
+    def _render(self, record: Record) -> _Rendered:
+        if record.messages:
+            text, spans = self.template.conversation(record)
+            return _Rendered(record.source, text, spans, templated=True, whole=False)
+        text = record.text or record.prompt + record.completion
+        spans = [(len(record.prompt), len(text))]
+        return _Rendered(record.source, text, spans, templated=False, whole=bool(record.text))
+
+    def _tokens(self, records: Iterable[_Rendered]) -> "Iterator[tuple[_Rendered, array[int], bytearray]]":
+        """Each record with its ids and what is learned, without special tokens that no template has put in."""
+        ids, learned = array("i"), bytearray()
+        for piece, encoding in self._encodings(piece for record in records for piece in self._pieces(record)):
+            ids += array("i", encoding.ids)
+            learned += learned_tokens(encoding, piece.spans, len(piece.text))
+            if piece.last:
+                yield piece.record, ids, learned
+                ids, learned = array("i"), bytearray()
+
+    def _encodings(self, pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, Encoding]]:
+        """Pieces with their tokens: one batch is handed out while the next is tokenized and the one after rendered."""
+        with ThreadPoolExecutor(1) as worker:
+            batch: list[_Piece] = []
+            tokens: Future[list[Encoding]] = worker.submit(list)
+            for following in _batches(pieces):
+                begun = worker.submit(self._encode_pieces, following)
+                yield from zip(batch, tokens.result(), strict=True)
+                batch, tokens = following, begun
+            yield from zip(batch, tokens.result(), strict=True)
+
+    def _pieces(self, record: _Rendered) -> Iterator[_Piece]:
+        if len(record.text) <= PIECE:
+            yield _Piece(record.text, record.spans, record, last=True)
+            return
+        text = record.text if record.whole else record.text[: self._reach]
+        for start, end in piece_ranges(text):
+            spans = [(max(a, start) - start, min(b, end) - start) for a, b in record.spans if a < end and b > start]
+            yield _Piece(text[start:end], spans, record, last=end == len(text))
+
+    @functools.cached_property
+    def _reach(self) -> int:
+        """Characters in which the first, or last, ``max_length`` tokens of any text lie."""
+        return self._max_length * max(map(len, self._backend.get_vocab()), default=1)
+
+    def _encode_pieces(self, pieces: list[_Piece]) -> list[Encoding]:
+        try:
+            return self._encode([piece.text for piece in pieces])
+        except BaseException as error:  # the panics of a library written in Rust are no Exception
+            if not is_panic(error):
+                raise
+            if len(pieces) > 1:
+                return [encoding for piece in pieces for encoding in self._encode_pieces([piece])]
+            raise TrainerError(
+                ExitCode.MODEL_INVALID,
+                f"{pieces[0].record.source}: the model's tokenizer breaks on this record ({one_line(error, 200)}). "
+                "Correct or remove the record, or choose another model.",
+            ) from error
+
+    def _encode(self, texts: list[str]) -> list[Encoding]:
+        self._backend.encode_special_tokens = self._tokenizer.split_special_tokens
+        encodings: list[Encoding] = self._backend.encode_batch(texts, add_special_tokens=False)
+        return encodings
+
+    def _own_tokens(self) -> "tuple[array[int], array[int]]":
+        """The tokens that the tokenizer puts before and behind a text of its own accord."""
+        encoding = self._backend.encode("a")
+        own = [index for index, special in enumerate(encoding.special_tokens_mask) if not special] or [len(encoding)]
+        return array("i", encoding.ids[: own[0]]), array("i", encoding.ids[own[-1] + 1 :])
+
+    def _cut(self, record: _Rendered, ids: "array[int]", learned: bytearray) -> list[Example]:
+        """A record's tokens, with special tokens where no template has put them in, cut to ``max_length``."""
+        if not record.templated:
+            before, behind = self._special
+            ids, learned = before + ids + behind, bytearray(len(before)) + learned + bytearray(len(behind))
+            end = self._tokenizer.eos_token_id
+            if ids and ids[-1] == end:
+                learned[-1] = 1
+            elif end is not None:
+                ids.append(end)
+                learned.append(1)
+        examples = []
+        for start in range(0, len(ids), self._max_length) if record.whole else (0,):
+            mask = learned[start : start + self._max_length]
+            mask[:1] = b"\0"
+            if any(mask):
+                examples.append(Example(ids[start : start + self._max_length], bytes(mask)))
+        return examples
+
+
+@contextmanager
+def _all_characters(backend: Any) -> Iterator[None]:
+    """Has each token tell all of its characters. Some tokenizers (GPT-NeoX) do not count the spaces at its ends."""
+    kept = backend.post_processor
+    backend.post_processor = None
+    try:
+        yield
+    finally:
+        backend.post_processor = kept
+
+
+def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """Lists of about _TOGETHER characters."""
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= _TOGETHER or len(batch) == _RECORDS_TOGETHER:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,74 @@
+"""The model card: what was tuned, from what, on what, how, and what it came to. Hugging Face's format."""
+
+from collections.abc import Mapping, Sequence
+
+from huggingface_hub import ModelCardData
+
+from finetune_api.run import RunConfig
+from finetune_api.status import Metric
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.preparation.data import SourceFile
+
+
+def model_card(
+    config: RunConfig,
+    files: ModelFiles,
+    data: Sequence[SourceFile],
+    hyperparameters: Mapping[str, object],
+    metrics: Sequence[Metric],
+    versions: Mapping[str, str],
+) -> str:
+    """README.md with the hub's metadata in front."""
+    adapter = config.method.adapter != "none"
+    metadata = ModelCardData(
+        base_model=files.name if config.model.uri.startswith("hf://") else None,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag=config.task,
+        tags=["finetune-operator", *(["lora"] if adapter else [])],
+    )
+    base = config.model.origin or config.model.uri
+    measured = [[metric.name, _number(metric.baseline), _number(metric.value)] for metric in metrics]
+    sections = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {config.job.name}",
+        f"{'A LoRA adapter for' if adapter else 'Fine-tuned from'} `{base}`"
+        f"{f' (revision `{files.revision}`)' if files.revision else ''}.",
+        "## Evaluation\n\nOn held-out records that were never trained on.\n\n"
+        + _table(["metric", "base", "tuned"], measured),
+        "## Data\n\n" + _table(["file", "records", "SHA-256"], [[f.uri, str(f.records), f.sha256] for f in data]),
+        "## Hyperparameters\n\n" + _table(["name", "value"], [[k, str(v)] for k, v in hyperparameters.items()]),
+        "## Versions\n\n" + _table(["package", "version"], [[k, v] for k, v in versions.items()]),
+        _usage(config, adapter),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _usage(config: RunConfig, adapter: bool) -> str:
+    """Code that loads the result. An adapter finds its base by itself only where that is a hub's name."""
+    if not adapter:
+        code = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("this-directory")'
+        )
+    elif config.model.uri.startswith("hf://"):
+        code = (
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("this-directory")'
+        )
+    else:
+        code = (
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"# the-base: a copy of {config.model.uri}\n"
+            'base = AutoModelForCausalLM.from_pretrained("the-base")\n'
+            'model = PeftModel.from_pretrained(base, "this-directory")'
+        )
+    return f'## Use\n\n```python\n{code}\ntokenizer = AutoTokenizer.from_pretrained("this-directory")\n```'

@@ -1,0 +1,107 @@
+"""What a run came to: the termination message, the full report and the files that are published."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.run import RunConfig, RunResult
+from finetune_api.status import Metric, Result, Usage
+from finetune_trainer.preparation.data import Dataset
+from finetune_trainer.publishing.modelcard import model_card
+from finetune_trainer.publishing.versions import versions
+from finetune_trainer.training.history import History
+from finetune_trainer.tuning import Measurement, Tuning
+
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything there is to tell about a run that went well."""
+
+    config: RunConfig
+    data: Dataset
+    tuning: Tuning
+    base: Measurement | None
+    trained: History
+    tuned: Measurement
+    gpu_seconds: int
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The tuned model beside its base."""
+        baseline = self.base.measured.named() if self.base else {}
+        named = self.tuned.measured.named()
+        return tuple(Metric(name=name, value=value, baseline=baseline.get(name)) for name, value in named.items())
+
+    def run_result(self, location: str) -> RunResult:
+        """The termination message, if the files lie at ``location``."""
+        lora, model = self.tuning.lora, self.config.model
+        return RunResult(
+            outcome="Succeeded",
+            metrics=self.metrics,
+            result=Result(
+                adapter_uri=location if lora else None,
+                model_uri=None if lora else location,
+                base_model=model.origin or model.uri,
+                revision=self.tuning.files.revision,
+                rank=lora.rank if lora else None,
+                report_uri=f"{location}{REPORT_NAME}",
+            ),
+            usage=Usage(gpu_seconds=self.gpu_seconds, trained_tokens=self.trained.tokens),
+        )
+
+    def write(self, directory: Path) -> None:
+        """The files to publish: weights, tokenizer, model card and the full report."""
+        self.tuning.save(directory)
+        card = model_card(
+            self.config, self.tuning.files, self.data.files, self._hyperparameters(), self.metrics, versions()
+        )
+        (directory / "README.md").write_text(card, encoding="utf-8")
+        report = json.dumps(self._report(), ensure_ascii=False, indent=2, allow_nan=False)
+        (directory / REPORT_NAME).write_text(report, encoding="utf-8")
+
+    def _hyperparameters(self) -> dict[str, object]:
+        """The settings that shaped the result, with the values that were chosen automatically."""
+        training = self.config.training.to_dict()
+        settings: dict[str, object] = {
+            "objective": self.config.method.objective,
+            "adapter": self.config.method.adapter,
+        }
+        if lora := self.tuning.lora:
+            settings |= {f"lora.{name}": value for name, value in lora.to_dict().items()}
+        chosen = {
+            "learningRate": self.tuning.learning_rate,
+            "precision": self.tuning.precision,
+            "steps": self.tuning.plan.total_steps,
+        }
+        return settings | training | chosen
+
+    def _report(self) -> dict[str, Any]:
+        tuning = self.tuning
+        return {
+            "run": self.config.to_dict(),
+            "base": {"name": tuning.files.name, "revision": tuning.files.revision},
+            "data": [asdict(file) for file in self.data.files],
+            "sequences": {
+                "train": len(tuning.train_set),
+                "validation": len(tuning.validation_set),
+                "trainRecordsLeftOut": tuning.train_set.dropped,
+                "validationRecordsLeftOut": tuning.validation_set.dropped,
+            },
+            "hyperparameters": self._hyperparameters(),
+            "metrics": [metric.to_dict() for metric in self.metrics],
+            "resumedAt": tuning.resumed_at,
+            "steps": [asdict(step) for step in self.trained.steps],
+            "samples": [
+                {
+                    "prompt": prompt.text,
+                    "reference": prompt.reference,
+                    "base": self.base.answers[index] if self.base else None,
+                    "tuned": self.tuned.answers[index],
+                }
+                for index, prompt in enumerate(tuning.prompts)
+            ],
+            "versions": versions(),
+        }

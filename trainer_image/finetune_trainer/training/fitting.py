@@ -1,0 +1,49 @@
+"""Finds out what goes through a model at a time: by a look at a short forward pass, and on a GPU by trying."""
+
+from array import array
+from dataclasses import replace
+from typing import Any
+
+from accelerate import Accelerator  # type: ignore[import-untyped]
+
+from finetune_trainer.preparation.encoding import Example
+from finetune_trainer.scaling.ranks import Ranks
+from finetune_trainer.scaling.sharding import gathered_bytes
+from finetune_trainer.training.memory import Fit, bytes_left_behind, choose_fit, free_memory, most_tokens, try_out
+from finetune_trainer.training.objective import LanguageModeling, collate
+
+_LOOK = 256
+"""Tokens of the forward pass whose memory is counted."""
+
+
+def find_fit(
+    objective: LanguageModeling, packed: bool, accelerator: Accelerator, longest: int, setting: str, ranks: Ranks
+) -> Fit:
+    """The fit for ``objective`` on this machine as it is now; on all ranks the one that suits each of them.
+
+    Args:
+        longest: tokens of the longest record.
+        setting: ``training.activationCheckpointing``.
+    """
+    model = objective.model
+    device, config = accelerator.device, model.config.get_text_config()
+    objective.train()
+
+    def forward(tokens: int) -> Any:
+        half = bytes(tokens - tokens // 2) + b"\1" * (tokens // 2)  # half of them are learned
+        example = Example(array("i", bytes(4 * tokens)), half)
+        return objective(collate([example], packed, device)).loss
+
+    def attempt(tokens: int) -> None:
+        accelerator.backward(forward(tokens))
+        model.zero_grad()
+
+    short = min(longest, _LOOK)
+    kept = bytes_left_behind(lambda: forward(short), model) // short
+    inputs = config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
+    layer, free = kept // config.num_hidden_layers, free_memory(device, model, ranks.local_count)
+    fit = choose_fit(kept, inputs + layer, free, longest, most_tokens(device), setting)
+    if device.type == "cuda" and not gathered_bytes(model):  # a rank without memory would keep the others waiting
+        fit = replace(fit, tokens=try_out(attempt, fit.tokens, longest))
+    fits = ranks.gather(fit)
+    return Fit(min(each.tokens for each in fits), any(each.recompute for each in fits))

@@ -1,0 +1,91 @@
+"""How records lie in a forward pass of this model: found out by trying, because a wrong guess would not be noticed.
+
+Packing keeps records apart only where the whole architecture plays along: attention, positions, and whatever else looks
+back. So a few tokens are sent through the model, packed and one by one, before anything depends on it.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune_trainer.models.attention import PACKED, boundaries
+from finetune_trainer.training.objective import body_and_head
+
+logger = logging.getLogger(__name__)
+
+_FIRST, _OTHER, _SECOND = 11, 11, 7
+"""Tokens of the records tried."""
+_CLOSE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest difference that is taken for rounding, as a share of the largest logit."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What this model allows."""
+
+    packed: bool
+    """Several records in one row, with no padding."""
+    headless: bool
+    """Logits for chosen tokens only, by calling body and head one by one."""
+
+
+@torch.no_grad()
+def choose_layout(model: Any) -> Layout:
+    """Tries ``model``, a causal language model in evaluation mode, and leaves it with the attention to train with."""
+    usual = model.config._attn_implementation
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = torch.randint(0, vocabulary, (_FIRST + _OTHER + _SECOND,), generator=torch.Generator().manual_seed(0))
+    first, other, second = torch.split(tokens.to(model.device), [_FIRST, _OTHER, _SECOND])
+    expected = torch.cat([_alone(model, first), _alone(model, second)])
+    headless = _headless(model, first, expected[: len(first)])
+    try:
+        model.set_attn_implementation(PACKED)
+        together = _packed(model, first, second)
+        apart = _packed(model, other, second)
+    except Exception as error:  # whatever an architecture makes of arguments that it was not written for
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        if _close(together, expected, model) and torch.equal(together[len(first) :], apart[len(other) :]):
+            return Layout(packed=True, headless=headless)
+        reason = "its records would see one another"
+    model.set_attn_implementation(usual)
+    logger.info("records are padded, because this architecture cannot be packed (%s)", " ".join(reason.split())[:200])
+    return Layout(packed=False, headless=headless)
+
+
+def _alone(model: Any, ids: Tensor) -> Tensor:
+    logits: Tensor = model(input_ids=ids[None], use_cache=False).logits
+    return logits[0]
+
+
+def _packed(model: Any, *records: Tensor) -> Tensor:
+    """Logits [T, V] of records in one row."""
+    lengths = [len(record) for record in records]
+    positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])
+    logits: Tensor = model(
+        input_ids=torch.cat(records)[None],
+        position_ids=positions[None],
+        use_cache=False,
+        **boundaries(lengths, model.device),
+    ).logits
+    return logits[0]
+
+
+def _headless(model: Any, ids: Tensor, expected: Tensor) -> bool:
+    """Whether head after body is all there is: some architectures scale or cap their logits afterwards."""
+    body, head = body_and_head(model)
+    if head is None or body is model:
+        return False
+    try:
+        logits = head(body(input_ids=ids[None], use_cache=False).last_hidden_state)[0]
+    except Exception:
+        return False
+    return logits.shape == expected.shape and _close(logits, expected, model)
+
+
+def _close(one: Tensor, other: Tensor, model: Any) -> bool:
+    scale = other.abs().max()
+    return bool((one - other).abs().max() <= _CLOSE.get(model.dtype, 1e-3) * scale)

@@ -1,0 +1,135 @@
+"""The training loop, on Accelerate: its device, its precision, its backward pass and its clipping.
+
+A step's loss is the mean over the learned tokens of the whole effective batch, however it is dealt to processes and cut
+into forward passes: every token counts the same, and neither changes anything but memory and time. Everything that a
+step depends on is in :class:`TrainingState`, the weights, the optimizer and the random state: a snapshot of them, taken
+between any two steps, is where a training goes on as if it had never stopped.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from torch import Tensor
+
+from finetune_api.spec import Training
+from finetune_trainer.preparation.encoding import Encoded
+from finetune_trainer.progress import StepDone
+from finetune_trainer.scaling.ranks import ALONE, Ranks
+from finetune_trainer.scaling.sharding import forget_gathered, whole
+from finetune_trainer.training.batches import BatchPlan, Cut
+from finetune_trainer.training.objective import collate
+from finetune_trainer.training.optimizers import adamw
+from finetune_trainer.training.schedule import Schedule
+from finetune_trainer.training.snapshot import (
+    Snapshot,
+    TrainingState,
+    put_back,
+    random_state,
+    set_random_state,
+    take,
+)
+
+
+class Diverged(Exception):
+    """A step that must not be taken: what is wrong with it."""
+
+
+@dataclass
+class Loop:
+    """A model in training."""
+
+    objective: Any
+    """[batch → TokenLoss], prepared by Accelerate; its parameters that require gradients are trained in place."""
+    examples: Encoded
+    plan: BatchPlan
+    cut: Cut
+    settings: Training
+    rate: float
+    """The highest learning rate."""
+    accelerator: Accelerator
+    state: TrainingState
+    ranks: Ranks = ALONE
+    """Every method is called on all of them at the same step, unless it says otherwise."""
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(
+            self.rate, self.settings.schedule, self.plan.total_steps, self.settings.warmup_fraction
+        )
+        forget_gathered(self.objective)
+        bare = self.accelerator.unwrap_model(self.objective)
+        self.trained = {name: p for name, p in bare.named_parameters() if p.requires_grad}
+        self.optimizer = self.accelerator.prepare_optimizer(adamw(self.trained.values(), self.settings.weight_decay))
+
+    def step(self, asked_to_stop: Callable[[], bool]) -> StepDone | None:
+        """Takes the next optimizer step; None: it was asked to stop before that, and nothing has changed.
+
+        Raises:
+            Diverged: before a step that would have spoilt the weights.
+        """
+        number, chance = self.state.step, random_state(self.accelerator.device)
+        indices = self.plan.step(number)
+        labels = sum(self.examples.labels[index] for index in indices) / self.ranks.count  # gradients are averaged
+        own = torch.zeros((), device=self.accelerator.device)
+        rounds = self.ranks.rounds(indices, self.plan.lengths, self.cut)
+        for count, parts in enumerate(rounds, 1):
+            if self.ranks.alone and asked_to_stop():  # several must agree first, which they do between two steps
+                self.optimizer.zero_grad()
+                set_random_state(chance, self.accelerator.device)
+                return None
+            own += self._learn(parts[self.ranks.rank], indices[-1:], labels, last=count == len(rounds))
+        loss = self.ranks.sum(float(own))[0] / self.ranks.count
+        norm = whole(self.accelerator.clip_grad_norm_(self.trained.values(), self.settings.max_grad_norm))
+        if fault := self.state.watch.fault(loss, float(norm)):
+            self.optimizer.zero_grad()
+            raise Diverged(fault)
+        rate = self.schedule.rate(number) * self.state.rate_factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        done = StepDone(
+            step=number + 1,
+            total=self.plan.total_steps,
+            epoch=(number + 1) / self.plan.steps_per_epoch,
+            loss=loss,
+            learning_rate=rate,
+            tokens=sum(self.plan.lengths[index] for index in indices),
+        )
+        self.state.advance(done)
+        return done
+
+    def _learn(self, part: list[int], stand_in: list[int], labels: float, last: bool) -> Tensor:
+        """Passes over the examples of ``part`` forward and backward; returns their share of the step's loss.
+
+        A rank that has none passes over ``stand_in``, which counts for nothing: the others need it to take part.
+        """
+        batch = collate([self.examples[index] for index in part or stand_in], self.cut.packed, self.accelerator.device)
+        with nullcontext() if last else self.accelerator.no_sync(self.objective):
+            share = self.objective(batch).loss / labels * bool(part)
+            self.accelerator.backward(share)
+        return share.detach()  # type: ignore[no-any-return]
+
+    def snapshot(self, lent: bool = False) -> Snapshot:
+        """All that the steps to come depend on, on the CPU; ``lent`` to whoever is done with it before the next step.
+
+        Taken by the first rank alone, while the others :meth:`assist`.
+        """
+        self.ranks.any(True)
+        return self._take(lent)
+
+    def assist(self) -> None:
+        """Has the first rank take its snapshots; that calls this as well, when it has taken as many as it wants."""
+        while self.ranks.any(False):
+            self._take(lent=True)
+
+    def _take(self, lent: bool) -> Snapshot:
+        return take(self.trained, self.optimizer, self.state, self.accelerator.device, lent, self.ranks)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on from ``snapshot``."""
+        forget_gathered(self.objective)
+        self.state = put_back(snapshot, self.trained, self.optimizer, self.accelerator.device, self.ranks)
