@@ -411,3 +411,12 @@ class FineTuneJobSpec(Model):
     """Release the GPUs and wait."""
     cancel: Annotated[bool, Mutable(), NotYet((True,))] = False
     """End the job and keep its record."""
+
+    rules = (
+        Rule(
+            "method",
+            "self.method.objective == 'sft' || self.task == 'text-generation'",
+            "method.objective other than sft is for task text-generation only",
+            lambda s: s.method.objective == "sft" or s.task == "text-generation",
+        ),
+    )

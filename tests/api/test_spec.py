@@ -189,7 +189,7 @@ def read_somewhere() -> set[str]:
     """The names of all attributes that operator, trainer and run file read."""
     files = [ROOT / "operator/finetune_api/run.py"]
     for folder in ("operator/finetune_operator", "trainer_image/finetune_trainer"):
-        files += (ROOT / folder).glob("*.py")
+        files += (ROOT / folder).rglob("*.py")
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     return {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from finetune_api.run import ExitCode
-from finetune_api.spec import Method
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.models.model import load_model, load_tokenizer, require_matching_vocabulary
 from finetune_trainer.models.modelcheck import require_loadable
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.encoder import Encoder
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 from tests import tiny
 
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json", "model.safetensors")
@@ -92,7 +92,7 @@ def outcome(directory: Path) -> TrainerError | None:
         require_loadable(directory, directory, files.name)
         tokenizer = load_tokenizer(files)
         encoded = Encoder(tokenizer, 64).encode(RECORDS, "training")
-        model = load_model(files, Method(), "fp32")
+        model = load_model(files, LANGUAGE_MODEL, True, "fp32")
         require_matching_vocabulary(model, tokenizer, files.name)
         model(input_ids=torch.tensor([encoded[0].ids.tolist()]))
     except TrainerError as error:

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from finetune_trainer.preparation.data import DataFile, RecordSet, SourceFile
 from finetune_trainer.preparation.encoder import Encoder
-from finetune_trainer.preparation.records import Record, find_format, read_records
+from finetune_trainer.preparation.record import Record
+from finetune_trainer.preparation.records import find_format, read_records
 from tests import tiny
 
 def peak():
@@ -26,7 +27,7 @@ path, uri = Path(sys.argv[1]), "s3://team-a/train.jsonl"
 encoder = Encoder(tiny.tokenizer(), 2048)
 encoder.encode([Record("first", text=tiny.TEXT[0])], "training")
 before = peak()
-format_ = find_format(path, uri, None)
+format_ = find_format(path, uri, None, ("messages", "prompt-completion", "text"))
 count = sum(1 for _ in read_records(path, uri, format_))
 encoded = encoder.encode(RecordSet([DataFile(path, SourceFile(uri, "", count), format_)]), "training")
 print(before, peak(), encoded.tokens)

@@ -22,6 +22,7 @@ from finetune_trainer.models import fetch
 from finetune_trainer.preparation import data
 from finetune_trainer.progress import Progress
 from finetune_trainer.publishing.publish import Publication, find_published
+from finetune_trainer.recipes import entry_of
 from finetune_trainer.report import Endpoint, Reporter
 from finetune_trainer.scaling import launch
 from finetune_trainer.scaling.ranks import ALONE, Ranks
@@ -40,7 +41,7 @@ def tune(
     prepare_libraries(config, scratch)
     store = Store(config.storage)
     checkpoints = Checkpoints(config, store)
-    load = partial(data.load, config.data, config.training.seed, store, scratch / "data")
+    load = partial(data.load, config.data, entry_of(config).formats, config.training.seed, store, scratch / "data")
     published = start(partial(ranks.prepared, "published", partial(find_published, config, store)))
     dataset = start(partial(ranks.prepared, "data", load))
     files = start(partial(ranks.prepared, "model", partial(fetch.fetch_model, config.model, store, scratch / "model")))

@@ -12,14 +12,13 @@ import torch
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 
 from finetune_api.run import ExitCode, RunConfig
-from finetune_api.spec import Lora
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.evaluation import samples
 from finetune_trainer.evaluation.evaluate import Measured, evaluate
+from finetune_trainer.models.adapter import adapter_of, put_on
 from finetune_trainer.models.attention import one_by_one
 from finetune_trainer.models.linear import speed_up
 from finetune_trainer.models.model import (
-    add_lora,
     choose_precision,
     count_weights,
     load_model,
@@ -32,6 +31,7 @@ from finetune_trainer.preparation.data import Dataset
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.encoding import Encoded
 from finetune_trainer.progress import TRAINING_COST, Progress
+from finetune_trainer.recipes import recipe_of
 from finetune_trainer.scaling.machine import give_back_freed_memory, thread_count, tidy_memory
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.scaling.sharding import (
@@ -46,18 +46,14 @@ from finetune_trainer.scaling.sharding import (
 from finetune_trainer.training.batches import Cut, plan_batches
 from finetune_trainer.training.fitting import find_fit
 from finetune_trainer.training.history import History
-from finetune_trainer.training.layout import choose_layout
 from finetune_trainer.training.loop import Loop
 from finetune_trainer.training.memory import Fit, device_memory
-from finetune_trainer.training.objective import LanguageModeling, without_adapter
+from finetune_trainer.training.objective import Objective
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.snapshot import Snapshot, TrainingState, share
 from finetune_trainer.training.train import train
 
 logger = logging.getLogger(__name__)
-
-_RATES = {"none": 2e-5}
-_ADAPTER_RATE = 2e-4
 
 
 @dataclass(frozen=True)
@@ -88,6 +84,9 @@ class Tuning:
         self.files = files
         self.precision = choose_precision(config.training.precision)
         torch.set_num_threads(thread_count(torch.get_num_threads()))
+        self.recipe = recipe_of(config, data)
+        self.adapter = adapter_of(config.method)
+        """None in full tuning."""
         self._tokenizer = load_tokenizer(files)
         self.train_set, self.validation_set, self.prompts = ranks.prepared("examples", lambda: self._encode(data))
         ranks.join()
@@ -119,30 +118,31 @@ class Tuning:
 
     def _encode(self, data: Dataset) -> tuple[Encoded, Encoded, list[samples.Prompt]]:
         encoder = Encoder(self._tokenizer, self._config.training.max_length)
-        train, validation = encoder.encode(data.train, "training"), encoder.encode(data.validation, "validation")
-        prompts = samples.prompts(data.validation, self._config.evaluation.samples, encoder, self._tokenizer)
-        return train, validation, prompts
+        train = self.recipe.encode(encoder, data.train, "training")
+        validation = self.recipe.encode(encoder, data.validation, "validation")
+        count = self._config.evaluation.samples if self.recipe.generates else 0
+        return train, validation, samples.prompts(data.validation, count, encoder, self._tokenizer)
 
     def _strategy(self) -> Strategy:
         if self._ranks.alone:
             return "ddp"
-        frozen, trained = count_weights(self.files, self.lora)
+        frozen, trained = count_weights(self.files, self.recipe.head, self.adapter)
         width = 2 if self.precision == "bf16" else 4
         return choose_strategy(width * frozen, trained, device_memory(self._ranks.local_count), self._ranks.count)
 
-    def _place(self) -> LanguageModeling:
+    def _place(self) -> Objective:
         """The model on its device, or the shares of all ranks on theirs."""
         with loading_once(self._ranks) if self._sharded else nullcontext() as device_map:
             base = self._load(device_map)
         if not self._sharded:
-            self._layout = choose_layout(base.to(self._accelerator.device))
-        model = add_lora(base, self.lora, self.files) if self.lora else base
+            self._layout = self.recipe.objective(base.to(self._accelerator.device)).choose_layout()
+        model = put_on(base, self.adapter, self.recipe.head, self.files) if self.adapter else base
         speed_up(model)
-        objective = LanguageModeling(model)
+        objective = self.recipe.objective(model)
         if self._sharded:
             shard(objective, self._accelerator, self._autocast)
-            self._layout = objective.lend(lambda sharded: choose_layout(without_adapter(sharded)))
-        objective.headless = self._layout.headless
+            self._layout = objective.lend(lambda _: objective.choose_layout())
+        objective.use(self._layout)
         return objective
 
     def _plan_progress(self) -> None:
@@ -156,7 +156,7 @@ class Tuning:
     def _autocast(self) -> str:
         """Accelerate's mixed precision: for weights that are trained in fp32 and computed with in bf16. Beside an
         adapter the frozen weights are bf16 themselves."""
-        return "bf16" if self.precision == "bf16" and self.lora is None else "no"
+        return "bf16" if self.precision == "bf16" and self.adapter is None else "no"
 
     def _begin(self, prepared: Any, resumed: Snapshot | None) -> Loop:
         state = TrainingState.of_dict(resumed.state) if resumed else TrainingState(fit=self._find_fit())
@@ -198,20 +198,15 @@ class Tuning:
     @property
     def learning_rate(self) -> float:
         """The highest learning rate: the user's, or the default of the method."""
-        return self._config.training.learning_rate or _RATES.get(self._config.method.adapter, _ADAPTER_RATE)
+        return self._config.training.learning_rate or self.recipe.rates["adapter" if self.adapter else "none"]
 
     @property
     def resumed_at(self) -> list[int]:
         """The step that each process but the first went on from."""
         return self._loop.state.resumed_at
 
-    @property
-    def lora(self) -> Lora | None:
-        """The adapter's settings; None in full tuning."""
-        return (self._config.method.lora or Lora()) if self._config.method.adapter == "lora" else None
-
     def _load(self, device_map: dict[str, str] | None) -> Any:
-        model = load_model(self.files, self._config.method, self.precision, device_map)
+        model = load_model(self.files, self.recipe.head, self.adapter is not None, self.precision, device_map)
         require_matching_vocabulary(model, self._tokenizer, self.files.name)
         longest = max(max(encoded.lengths) for encoded in (self.train_set, self.validation_set))
         require_length(model, longest, self.files.name)
@@ -258,7 +253,7 @@ class Tuning:
         return measurement
 
     def _measure(self) -> Measurement:
-        measured = evaluate(
+        totals = evaluate(
             self._objective,
             self.validation_set,
             self._loop.cut,
@@ -266,13 +261,16 @@ class Tuning:
             self._progress.evaluated,
             self._ranks,
         )
-        logger.info("eval_loss %.4f  token_accuracy %.4f", measured.eval_loss, measured.token_accuracy)
+        measured = Measured(self.recipe.metrics(totals))
+        logger.info("%s", measured)
         answers = self._objective.lend(self._answers)
         tidy_memory()
         return Measurement(measured, answers)
 
     def _answers(self, model: Any) -> list[str]:
         """On all ranks, since sharded weights need all of them, and where they are whole nobody has to wait."""
+        if not self.prompts:
+            return []
         with one_by_one(model):
             return samples.answers(
                 model,
@@ -293,7 +291,7 @@ class Tuning:
         weights = {"state_dict": gather(self._model, rounded, self._ranks)} if self._sharded else {}
         if directory is None:
             return
-        if self.lora:
+        if self.adapter:
             self._model.save_pretrained(directory, save_embedding_layers=False, **weights)  # else it asks the hub
         else:
             self._model.save_pretrained(directory, **weights)

@@ -17,7 +17,7 @@ from finetune_trainer.training.memory import Fit
 from finetune_trainer.training.snapshot import Snapshot, TrainingState
 from finetune_trainer.tuning import Measurement
 
-BASE = Measurement(Measured(eval_loss=0.1 + 0.2, token_accuracy=1 / 3), ["Grüße", ""])
+BASE = Measurement(Measured({"eval_loss": 0.1 + 0.2, "token_accuracy": 1 / 3}), ["Grüße", ""])
 
 
 def snapshot(**tensors) -> Snapshot:

@@ -27,7 +27,7 @@ from finetune_trainer.training.snapshot import Snapshot, TrainingState
 from finetune_trainer.tuning import Measurement
 
 HERE = Fingerprint(run="run", data=(), model="model", processes=1)
-BASE = Measurement(Measured(1.5, 0.5), [])
+BASE = Measurement(Measured({"eval_loss": 1.5, "token_accuracy": 0.5}), [])
 LATE = TrainerError(ExitCode.STORAGE_UNAVAILABLE, "S3 is away.")
 
 

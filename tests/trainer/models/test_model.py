@@ -14,7 +14,9 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import Lora, Method
 from finetune_trainer.errors import TrainerError, is_panic
 from finetune_trainer.models import model as module
-from finetune_trainer.models.model import add_lora, choose_precision, load_model, load_tokenizer
+from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.head import LANGUAGE_MODEL
+from finetune_trainer.models.model import choose_precision, load_model, load_tokenizer
 from finetune_trainer.models.modelfiles import ModelFiles
 from tests import tiny
 
@@ -26,7 +28,12 @@ def copy(model_directory, tmp_path):
 
 
 def load(directory, **method):
-    return load_model(ModelFiles(directory, name="the-base"), Method(**method), "fp32")
+    frozen = Method(**method).adapter != "none"
+    return load_model(ModelFiles(directory, name="the-base"), LANGUAGE_MODEL, frozen, "fp32")
+
+
+def add_lora(model, settings, files):
+    return put_on(model, adapter_of(Method(lora=settings)), LANGUAGE_MODEL, files)
 
 
 def refused(directory) -> str:
@@ -235,5 +242,5 @@ def test_the_precision_is_chosen_by_the_machine(monkeypatch, gpu, bf16, setting,
     [("lora", "bf16", torch.bfloat16), ("none", "bf16", torch.float32), ("lora", "fp32", torch.float32)],
 )
 def test_only_frozen_weights_are_held_in_bf16(model_directory, adapter, precision, held):
-    loaded = load_model(ModelFiles(model_directory, "the-base"), Method(adapter=adapter), precision)
+    loaded = load_model(ModelFiles(model_directory, "the-base"), LANGUAGE_MODEL, adapter != "none", precision)
     assert loaded.lm_head.weight.dtype is held

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from finetune_api.run import ExitCode
-from finetune_api.spec import Method
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.models.model import load_model, load_tokenizer, require_matching_vocabulary
 from finetune_trainer.models.modelcheck import require_loadable
 from finetune_trainer.models.modelfiles import ModelFiles
@@ -60,7 +60,7 @@ def test_an_ordinary_model_passes_and_loads_whole_and_in_parts(tmp_path, name, d
         model.save_pretrained(tmp_path, max_shard_size=size)
         assert (tmp_path / "generation_config.json").exists()
         require_loadable(tmp_path, tmp_path, URI)
-        loaded = load_model(ModelFiles(tmp_path, URI), Method(), "fp32")
+        loaded = load_model(ModelFiles(tmp_path, URI), LANGUAGE_MODEL, True, "fp32")
         assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight.float())
         require_matching_vocabulary(loaded, load_tokenizer(ModelFiles(tmp_path, URI)), URI)
         (tmp_path / "model.safetensors").unlink(missing_ok=True)

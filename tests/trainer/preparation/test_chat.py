@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.chat import ChatTemplate
-from finetune_trainer.preparation.records import MESSAGE_LIMIT, Record
+from finetune_trainer.preparation.record import Record
+from finetune_trainer.preparation.texts import MESSAGE_LIMIT
 from tests import tiny
 from tests.chat_templates import CHATML, PARTED, REASONING, STYLES, TRIMMING
 

@@ -10,6 +10,7 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import Data, Storage
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.data import hold_out, load
+from finetune_trainer.preparation.formats import FORMATS
 from finetune_trainer.storage.store import Store
 from tests import tiny
 
@@ -52,7 +53,7 @@ def test_a_set_too_small_to_split_is_refused_with_its_numbers(count, fraction, s
 def test_no_record_trains_and_measures_and_none_is_lost(s3, tmp_path):
     lines = [s3.put(f"data/split/{name}.jsonl", tiny.json_lines(*records)) for name, records in NUMBERED.items()]
     section = {"train": [{"uri": uri} for uri in lines], "validationFraction": 0.3}
-    found = load(Data.model_validate(section), 7, Store(Storage(endpoint_url=s3.url)), tmp_path)
+    found = load(Data.model_validate(section), list(FORMATS), 7, Store(Storage(endpoint_url=s3.url)), tmp_path)
     train, held_out = ([int(record.text) for record in part] for part in (found.train, found.validation))
     assert (len(train), len(held_out)) == (len(found.train), len(found.validation)) == (14, 6)
     assert sorted(train + held_out) == list(range(20))

@@ -9,7 +9,7 @@ from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.pieces import PIECE
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 from tests import tiny
 from tests.chat_templates import ENDED, MARKED, THINKING
 
@@ -162,7 +162,7 @@ def test_a_text_of_many_pieces_has_the_tokens_of_the_whole():
     ids = [token for example in encoded for token in example.ids]
     end = tiny.tokenizer().eos_token_id
     assert ids == [*tiny.tokenizer()(text)["input_ids"], end]
-    assert [example.labels for example in encoded] == [len(example.ids) - 1 for example in encoded]
+    assert [example.learned.count(1) for example in encoded] == [len(example.ids) - 1 for example in encoded]
 
 
 def test_turns_are_learned_in_every_piece_of_a_long_conversation():

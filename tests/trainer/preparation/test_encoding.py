@@ -33,7 +33,7 @@ def test_what_goes_in_comes_out(given_examples):
     assert list(encoded) == given_examples
     assert [encoded[index] for index in range(len(encoded))] == given_examples
     assert list(encoded.lengths) == [len(example.ids) for example in given_examples]
-    assert list(encoded.labels) == [example.labels for example in given_examples]
+    assert list(encoded.units) == [example.learned.count(1) for example in given_examples]
     assert encoded.tokens == sum(encoded.lengths)
     assert encoded.dropped == 3
     with pytest.raises(IndexError):

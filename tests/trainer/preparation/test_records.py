@@ -17,6 +17,7 @@ from finetune_trainer.preparation.records import find_format, read_records
 from tests import tiny
 
 URI = "s3://team-a/train.jsonl"
+TEXTS = ("messages", "prompt-completion", "text")
 CHAT = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
 PAIR = {"prompt": "a", "completion": "b"}
 
@@ -24,7 +25,7 @@ PAIR = {"prompt": "a", "completion": "b"}
 def read(tmp_path: Path, content: bytes, uri: str = URI, declared=None):
     path = tmp_path / "file"
     path.write_bytes(content)
-    return list(read_records(path, uri, find_format(path, uri, declared)))
+    return list(read_records(path, uri, find_format(path, uri, declared, TEXTS)))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,8 @@ def test_an_assistant_message_may_be_a_tool_call_without_content(tmp_path):
         (b'{"text": "a"}\n{"text": "b"\n', "line 2: broken JSON"),
         (b'{"text": "a"}\n["b"]\n', "line 2: a JSON list, where an object"),
         (b'{"text": "a"}\n{"text": "\xff"}\n', "line 2 is not UTF-8 (byte 11"),
-        (b'{"question": "a"}\n', 'line 1: the fields "question" belong to no known format'),
-        (b"{}\n", "line 1: the fields (none) belong to no known format"),
+        (b'{"question": "a"}\n', 'line 1: the fields "question" belong to no format that this task takes'),
+        (b"{}\n", "line 1: the fields (none) belong to no format that this task takes"),
         (b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', "line 2: the field completion is missing"),
         (b'{"text": "a"}\n{"prompt": "a", "completion": "b"}\n', "line 2: a record of format prompt-completion in a"),
         (b'{"text": 5}\n', "line 1: text is a number, where a string"),
@@ -156,7 +157,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory, content):
     for uri in (URI, "s3://team-a/book.txt"):
         records = []
         with contextlib.suppress(TrainerError):
-            records = list(read_records(path, uri, find_format(path, uri, None)))
+            records = list(read_records(path, uri, find_format(path, uri, None, TEXTS)))
         for record in records:
             tiny.tokenizer()(record.text or record.prompt + record.completion)
 
@@ -195,7 +196,7 @@ def refused(path: Path, uri: str) -> tuple[int, str]:
     tracemalloc.start()
     try:
         with pytest.raises(TrainerError) as caught:
-            list(read_records(path, uri, find_format(path, uri, None)))
+            list(read_records(path, uri, find_format(path, uri, None, TEXTS)))
         return tracemalloc.get_traced_memory()[1], caught.value.message
     finally:
         tracemalloc.stop()

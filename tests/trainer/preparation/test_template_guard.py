@@ -12,7 +12,7 @@ from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation import template_guard
 from finetune_trainer.preparation.chat import ChatTemplate
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.template_guard import Watch, require_in_proportion
 from tests import tiny, tool_templates
 

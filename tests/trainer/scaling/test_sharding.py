@@ -8,8 +8,10 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from finetune_api.spec import Lora
-from finetune_trainer.models.model import add_lora, count_weights
+from finetune_api.spec import Lora, Method
+from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.head import LANGUAGE_MODEL
+from finetune_trainer.models.model import count_weights
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.scaling.ranks import Ranks
 from finetune_trainer.scaling.sharding import choose_strategy, fsdp2_plugin, gathered_bytes, layer_classes, loading_once
@@ -36,7 +38,8 @@ def test_a_model_is_sharded_where_it_takes_most_of_a_gpu(model, frozen_bytes, tr
 def llama(request, model_directory):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LlamaConfig.from_pretrained(model_directory))
-    return model if request.param == "alone" else add_lora(model, Lora(), ModelFiles(model_directory, "the-base"))
+    files = ModelFiles(model_directory, "the-base")
+    return model if request.param == "alone" else put_on(model, adapter_of(Method()), LANGUAGE_MODEL, files)
 
 
 def test_each_layer_is_gathered_by_itself_and_forgotten_again(llama):
@@ -66,10 +69,11 @@ def test_weights_are_counted_before_there_is_memory_for_them(model_directory):
     files = ModelFiles(model_directory, "the-base")
     model = AutoModelForCausalLM.from_pretrained(model_directory)
     everything = sum(parameter.numel() for parameter in model.parameters())
-    assert count_weights(files, None) == (0, everything)
-    adapted = add_lora(model, Lora(rank=4), files)
+    assert count_weights(files, LANGUAGE_MODEL, None) == (0, everything)
+    adapter = adapter_of(Method(lora=Lora(rank=4)))
+    adapted = put_on(model, adapter, LANGUAGE_MODEL, files)
     trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    assert count_weights(files, Lora(rank=4)) == (everything, trained)
+    assert count_weights(files, LANGUAGE_MODEL, adapter) == (everything, trained)
 
 
 def test_what_loading_once_sets_is_gone_afterwards(monkeypatch):

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from finetune_trainer.models.attention import PACKED, attend, boundaries, one_by_one
-from finetune_trainer.training.layout import Layout, choose_layout
+from finetune_trainer.training.layout import Layout, try_layout
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 97}
 MODELS = {
@@ -69,7 +69,7 @@ def test_each_architecture_gets_what_it_can_do(name, layout, dtype):
     attention = model.config._attn_implementation
     if (name, dtype) == ("recurrent", torch.bfloat16):  # its head takes fp32 states, which only the model casts
         layout = Layout(packed=False, headless=False)
-    assert choose_layout(model) == layout
+    assert try_layout(model) == layout
     assert model.config._attn_implementation == (PACKED if layout.packed else attention)
 
 
@@ -82,7 +82,7 @@ def test_packed_records_get_the_logits_and_gradients_that_they_get_alone(name):
     sum(logits.square().sum() for logits in alone).backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
-    choose_layout(model)
+    try_layout(model)
     lengths = [len(record) for record in records]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     packed = model(
@@ -99,19 +99,19 @@ def test_packed_records_get_the_logits_and_gradients_that_they_get_alone(name):
 
 def test_attention_that_lets_records_see_one_another_is_noticed(monkeypatch):
     """What transformers' own attention does where a cache is in use: it takes the row for one text."""
-    from finetune_trainer.models import layout
+    from finetune_trainer.training import layout
 
     model = made("Llama")
     monkeypatch.setattr(layout, "PACKED", "sdpa")
     monkeypatch.setattr(layout, "boundaries", lambda lengths, device: {"attention_mask": torch.ones(1, sum(lengths))})
-    assert choose_layout(model).packed is False
+    assert try_layout(model).packed is False
 
 
 def test_generation_goes_on_with_the_attention_that_the_model_came_with():
     model = made("Llama")
     ids = torch.arange(5)[None]
     expected = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
-    choose_layout(model)
+    try_layout(model)
     with one_by_one(model):
         assert torch.equal(model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, pad_token_id=0), expected)
     assert model.config._attn_implementation == PACKED

@@ -10,17 +10,19 @@ from accelerate.state import AcceleratorState
 from finetune_api.run import ExitCode
 from finetune_api.spec import Lora, Method, Training
 from finetune_trainer.errors import Stopped, TrainerError
+from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.models.linear import speed_up
-from finetune_trainer.models.model import add_lora, load_model
+from finetune_trainer.models.model import load_model
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.encoder import Encoder
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 from finetune_trainer.progress import StepDone
+from finetune_trainer.recipes.language_modeling import LanguageModeling, collate
 from finetune_trainer.training.batches import Cut, plan_batches
-from finetune_trainer.training.layout import choose_layout
+from finetune_trainer.training.layout import try_layout
 from finetune_trainer.training.loop import Loop
 from finetune_trainer.training.memory import Fit
-from finetune_trainer.training.objective import LanguageModeling, collate
 from finetune_trainer.training.snapshot import Snapshot, TrainingState
 from finetune_trainer.training.train import train
 from tests import tiny
@@ -34,7 +36,7 @@ def accelerator():
 
 @pytest.fixture
 def model(model_directory):
-    return load_model(ModelFiles(model_directory, "the-base"), Method(adapter="none"), "fp32")
+    return load_model(ModelFiles(model_directory, "the-base"), LANGUAGE_MODEL, False, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ class Memory:
 
 def begin(model, examples, accelerator, rate=1e-3, adapt=lambda model: model, **settings) -> Loop:
     training = Training(**{"schedule": "constant", "warmup_fraction": 0, "batch_size": 4, "max_steps": 3} | settings)
-    layout = choose_layout(model.eval())
+    layout = try_layout(model.eval())
     fit = Fit(tokens=64, recompute=False)
     return Loop(
         objective=LanguageModeling(adapt(model), layout.headless),
@@ -92,11 +94,11 @@ def weights(model):
 @pytest.mark.parametrize("micro_batch_size", [2, 3, None])
 def test_a_step_is_that_of_the_whole_batch_by_hand(model, examples, accelerator, model_directory, micro_batch_size):
     """Against AdamW on the mean over the learned tokens of the effective batch, however it is cut."""
-    reference = load_model(ModelFiles(model_directory, "the-base"), Method(adapter="none"), "fp32").train()
+    reference = load_model(ModelFiles(model_directory, "the-base"), LANGUAGE_MODEL, False, "fp32").train()
     settings = {"batch_size": 8, "max_steps": 1, "max_grad_norm": 0.5}
     run(begin(model, examples, accelerator, micro_batch_size=micro_batch_size, **settings))
     batch = collate(list(examples), False, torch.device("cpu"))
-    loss = LanguageModeling(reference, headless=False)(batch).loss / sum(examples.labels)
+    loss = LanguageModeling(reference, headless=False)(batch).loss / sum(examples.units)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
     torch.optim.AdamW(reference.parameters(), lr=1e-3, weight_decay=0.0).step()
@@ -198,7 +200,8 @@ def test_a_training_that_goes_on_from_a_snapshot_ends_in_the_same_bits(
     def adapt(model):
         if kind == "full":
             return model
-        adapted = add_lora(model, Lora(rank=4, alpha=8, dropout=0.3 if kind == "LoRA with dropout" else 0.0), files)
+        lora = Lora(rank=4, alpha=8, dropout=0.3 if kind == "LoRA with dropout" else 0.0)
+        adapted = put_on(model, adapter_of(Method(lora=lora)), LANGUAGE_MODEL, files)
         speed_up(adapted)
         if kind == "activations twice":
             adapted.activation_checkpointing_enable()

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,7 +47,7 @@ class SavedTraining:
         _save(snapshot.optimizer, part / _OPTIMIZER)
         for rank, states in enumerate(snapshot.random):
             _save(states, part / _RANDOM.format(rank=rank))
-        base = asdict(self.base) if self.base else None
+        base = {"metrics": dict(self.base.measured.metrics), "answers": self.base.answers} if self.base else None
         state = {"training": snapshot.state, "base": base, "madeWith": dict(self.made_with)}
         (part / _STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
         part.rename(directory)
@@ -121,4 +121,4 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _measurement(content: dict[str, Any] | None) -> Measurement | None:
-    return Measurement(Measured(**content["measured"]), list(content["answers"])) if content else None
+    return Measurement(Measured(content["metrics"]), list(content["answers"])) if content else None

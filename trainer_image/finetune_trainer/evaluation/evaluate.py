@@ -1,8 +1,7 @@
 """Measures a model on the held-out examples. Base and tuned model go through the very same code and records."""
 
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,35 +11,40 @@ import torch
 from finetune_trainer.preparation.encoding import Encoded
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.training.batches import Cut
-from finetune_trainer.training.objective import collate
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a model makes of all held-out examples together."""
+
+    units: float
+    """That count: learned tokens, or records, or pairs."""
+    loss: float
+    """Summed over them."""
+    sums: Mapping[str, float]
+    """Other sums over them, by the objective's names."""
+    predictions: Mapping[int, Any]
+    """By the number of the example; empty where the objective makes none."""
+
+    def mean(self, total: float) -> float:
+        """``total`` for each unit."""
+        return total / self.units
 
 
 @dataclass(frozen=True)
 class Measured:
     """The measures of one model."""
 
-    eval_loss: float
-    """Mean over all learned tokens, nats. Each token counts the same, whatever record it is in."""
-    token_accuracy: float
-    """Share of the learned tokens that are the model's likeliest."""
+    metrics: Mapping[str, float]
+    """By the names of ``status.metrics``, in their order."""
 
     @property
     def finite(self) -> bool:
-        """Whether there is a loss at all."""
-        return math.isfinite(self.eval_loss)
+        """Whether all of them are numbers."""
+        return all(map(math.isfinite, self.metrics.values()))
 
-    @property
-    def perplexity(self) -> float:
-        """exp(eval_loss), as far as that can be told."""
-        return math.exp(self.eval_loss) if self.eval_loss < math.log(sys.float_info.max) else sys.float_info.max
-
-    def named(self) -> dict[str, float]:
-        """By the names of ``status.metrics``."""
-        return {
-            "eval_loss": self.eval_loss,
-            "perplexity": self.perplexity,
-            "token_accuracy": self.token_accuracy,
-        }
+    def __str__(self) -> str:
+        return "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
 
 
 @torch.no_grad()
@@ -51,21 +55,28 @@ def evaluate(
     device: torch.device,
     on_batch: Callable[[int], None],
     ranks: Ranks = ALONE,
-) -> Measured:
+) -> Totals:
     """Measures a model in evaluation mode by its ``objective``; ``on_batch`` is told the tokens of each batch.
 
     The examples are shared out among the ranks; all of them return the same.
     """
     objective.eval()
     order = sorted(range(len(examples)), key=lambda index: -examples.lengths[index])
-    loss, right = 0.0, 0
+    totals: dict[str, float] = {}
+    predictions: dict[int, Any] = {}
     for parts in ranks.rounds(order, examples.lengths, cut):
         part = parts[ranks.rank]
-        measured = objective(collate([examples[index] for index in part or order[-1:]], cut.packed, device))
-        if part:
-            loss += float(measured.loss)
-            right += int(measured.right)
+        batch = objective.collate([examples[index] for index in part or order[-1:]], cut.packed, device)
+        found = objective(batch)
+        for name, total in {_LOSS: found.loss, **found.sums}.items():
+            totals[name] = totals.get(name, 0.0) + (float(total) if part else 0.0)
+        predictions.update(zip(part, found.predictions, strict=bool(part and found.predictions)))
         on_batch(sum(examples.lengths[index] for index in chain(*parts)))
-    loss, rights = ranks.sum(loss, right)
-    labels = sum(examples.labels)
-    return Measured(eval_loss=loss / labels, token_accuracy=rights / labels)
+    sums = dict(zip(totals, ranks.sum(*totals.values()), strict=True))
+    if predictions and not ranks.alone:
+        predictions = {index: value for share in ranks.gather(predictions) for index, value in share.items()}
+    return Totals(sum(examples.units), sums.pop(_LOSS), sums, predictions)
+
+
+_LOSS = "the loss itself"
+"""No objective's name for a sum."""

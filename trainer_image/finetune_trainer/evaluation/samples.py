@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from finetune_trainer.preparation.encoder import Encoder
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
-"""Loads the model and its tokenizer, and puts the adapter on."""
+"""Loads the model and its tokenizer."""
 
 import math
-import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import itemgetter
@@ -11,21 +9,18 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.run import ExitCode
-from finetune_api.spec import Lora, Method
 from finetune_trainer.errors import TrainerError, is_out_of_memory, is_panic, one_line
+from finetune_trainer.models.adapter import Adapter, put_on
+from finetune_trainer.models.head import Head
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.tokenizercheck import require_modest
 from finetune_trainer.models.weightfiles import read_tensors
 
 Precision = Literal["fp32", "bf16"]
-
-_NOT_NEEDED = ("bitsandbytes",)
-"""PEFT imports these wherever they are installed, at the cost of a second, and no task here uses them."""
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -68,7 +63,7 @@ def _refuse_configuration(files: ModelFiles) -> None:
 
 
 def load_model(
-    files: ModelFiles, method: Method, precision: Precision, device_map: dict[str, str] | None = None
+    files: ModelFiles, head: Head, frozen: bool, precision: Precision, device_map: dict[str, str] | None = None
 ) -> PreTrainedModel:
     """The model with its weights, on the CPU.
 
@@ -76,46 +71,53 @@ def load_model(
     because small updates vanish in bf16.
 
     Args:
+        frozen: whether it is not trained itself, because it gets an adapter.
         device_map: transformers', for another place than the CPU.
 
     Raises:
         TrainerError: MODEL_INVALID, also where weights are missing that would otherwise be made up at random.
     """
-    frozen = method.adapter != "none"
     dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
     try:
         with _laid_out_like(files):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = head.auto_class.from_pretrained(
                 files.directory,
                 dtype=dtype,
                 device_map=device_map,
                 use_safetensors=True,
                 output_loading_info=True,
+                **head.settings,
                 **_local(),
             )
     except Exception as error:
         if isinstance(error, TrainerError) or is_out_of_memory(error):
             raise
-        why = _mismatch(files) if "ignore_mismatched_sizes" in str(error) else _told(error, files)
-        _refuse(f"The model {files.name} cannot be loaded as a language model: {why}", error)
+        why = _mismatch(files, head) if "ignore_mismatched_sizes" in str(error) else _told(error, files)
+        _refuse(f"The model {files.name} cannot be loaded as {head.what}: {why}", error)
     model, loading = loaded
-    missing = sorted(loading["missing_keys"])
+    missing = sorted(_required(loading["missing_keys"], model, head))
     if missing:
         _refuse(f"The weights of {files.name} lack {len(missing)} tensors of its architecture, such as {missing[0]}")
     return model  # type: ignore[no-any-return]
 
 
-def count_weights(files: ModelFiles, lora: Lora | None) -> tuple[int, int]:
+def _required(missing: set[str], model: PreTrainedModel, head: Head) -> Iterator[str]:
+    """Those of the missing tensors that cannot be made anew: with a new head, all of the body."""
+    body = f"{model.base_model_prefix}."
+    return (name for name in missing if not head.new or name.startswith(body))
+
+
+def count_weights(files: ModelFiles, head: Head, adapter: Adapter | None) -> tuple[int, int]:
     """Parameters that are not trained, and that are, from config.json: before there is memory for them.
 
     Raises:
         TrainerError: MODEL_INVALID, CONFIGURATION_INVALID.
     """
     try:
-        model = _laid_out(files)
+        model = _laid_out(files, head)
     except Exception as error:
-        _refuse(f"The model {files.name} cannot be loaded as a language model: {_told(error, files)}", error)
-    parameters = list((add_lora(model, lora, files) if lora else model).parameters())
+        _refuse(f"The model {files.name} cannot be loaded as {head.what}: {_told(error, files)}", error)
+    parameters = list((put_on(model, adapter, head, files) if adapter else model).parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return sum(parameter.numel() for parameter in parameters) - trained, trained
 
@@ -153,55 +155,6 @@ def require_length(model: PreTrainedModel, longest: int, name: str) -> None:
         )
 
 
-def add_lora(model: PreTrainedModel, settings: Lora, files: ModelFiles) -> PreTrainedModel:
-    """The model with a LoRA adapter, whose weights alone are trained. They are fp32 whatever the base is.
-
-    Raises:
-        TrainerError: CONFIGURATION_INVALID, where a target module matches nothing or cannot be adapted.
-    """
-    sys.modules.update({name: None for name in _NOT_NEEDED if name not in sys.modules})  # type: ignore[misc]
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    targets = settings.target_modules
-    if targets:
-        _require_targets(model, targets)
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=list(targets) if targets else "all-linear",
-    )
-    try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # between these libraries, not for users
-            adapted: Any = get_peft_model(model, config)
-    except ValueError as error:
-        raise TrainerError(
-            ExitCode.CONFIGURATION_INVALID,
-            f"The adapter cannot be put on {files.name}: {one_line(error, 300)}. Adaptable modules: "
-            f"{', '.join(linear_modules(model))}. Correct spec.method.lora.targetModules.",
-        ) from error
-    config.base_model_name_or_path, config.revision = files.name, files.revision
-    return adapted  # type: ignore[no-any-return]
-
-
-def _require_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
-    if unknown:
-        raise TrainerError(
-            ExitCode.CONFIGURATION_INVALID,
-            f"spec.method.lora.targetModules names {', '.join(unknown)}, which the model does not have. It has: "
-            f"{', '.join(linear_modules(model))}.",
-        )
-
-
-def linear_modules(model: nn.Module) -> list[str]:
-    """The last names of the linear layers, such as ``q_proj``."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    return sorted({name.rpartition(".")[2] for name in linear})
-
-
 @contextmanager
 def _laid_out_like(files: ModelFiles) -> Iterator[None]:
     """Refuses a config.json that describes far more weights than there are, before memory is taken for the rest.
@@ -228,20 +181,20 @@ def _laid_out_like(files: ModelFiles) -> Iterator[None]:
         hook.remove()
 
 
-def _mismatch(files: ModelFiles) -> str:
+def _mismatch(files: ModelFiles, head: Head) -> str:
     """Which tensor has another shape in the files than config.json makes of it; found without memory for either."""
-    expected = _laid_out(files).state_dict()
+    expected = _laid_out(files, head).state_dict()
     for name, held in read_tensors(files.directory, files.name).items():
         if name in expected and tuple(expected[name].shape) != held.shape:
             return f"config.json makes {name} {list(expected[name].shape)}, its weights are {list(held.shape)}"
     return "its weights have other shapes than config.json says"
 
 
-def _laid_out(files: ModelFiles) -> Any:
+def _laid_out(files: ModelFiles, head: Head) -> Any:
     """The model as config.json describes it, without weights."""
-    config = AutoConfig.from_pretrained(files.directory, **_local())
+    config = AutoConfig.from_pretrained(files.directory, **head.settings, **_local())
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        return head.auto_class.from_config(config)
 
 
 def _told(error: BaseException, files: ModelFiles) -> str:

@@ -28,7 +28,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, one_line
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.template_guard import Watch, require_in_proportion
 from finetune_trainer.preparation.wording import (
     PATIENCE,

@@ -7,12 +7,15 @@ data may be larger than memory. What is wrong with a record is found here, befor
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Data, DataSource
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.preparation.records import Format, Record, find_format, read_records
+from finetune_trainer.preparation.formats import Format
+from finetune_trainer.preparation.record import Record
+from finetune_trainer.preparation.records import find_format, read_records
 from finetune_trainer.storage.store import Store
 
 
@@ -63,22 +66,24 @@ class Dataset:
     files: tuple[SourceFile, ...]
 
 
-def load(data: Data, seed: int, store: Store, directory: Path) -> Dataset:
-    """Downloads and reads the files of ``spec.data``; the split is drawn by ``seed`` alone."""
-    train = [_fetch(source, store, directory / "train" / str(n)) for n, source in enumerate(data.train)]
+def load(data: Data, formats: Sequence[Format], seed: int, store: Store, directory: Path) -> Dataset:
+    """Downloads and reads the files of ``spec.data``, whose records are of ``formats``; the split is drawn by ``seed``
+    alone."""
+    fetch = partial(_fetch, formats, store)
+    train = [fetch(source, directory / "train" / str(n)) for n, source in enumerate(data.train)]
     sources = tuple(file.source for file in train)
     if data.validation is not None:
-        held = [_fetch(source, store, directory / "validation" / str(n)) for n, source in enumerate(data.validation)]
+        held = [fetch(source, directory / "validation" / str(n)) for n, source in enumerate(data.validation)]
         return Dataset(RecordSet(train), RecordSet(held), sources + tuple(file.source for file in held))
     held_out = hold_out(sum(source.records for source in sources), data.validation_fraction or 0.0, seed)
     kept = held_out.translate(bytes((1, 0)) + bytes(254))
     return Dataset(RecordSet(train, kept), RecordSet(train, held_out), sources)
 
 
-def _fetch(source: DataSource, store: Store, path: Path) -> DataFile:
+def _fetch(formats: Sequence[Format], store: Store, source: DataSource, path: Path) -> DataFile:
     digest = store.download(source.uri, path)
-    format_ = find_format(path, source.uri, None if source.format == "auto" else source.format)
-    count = sum(1 for _ in read_records(path, source.uri, format_))
+    format_ = find_format(path, source.uri, None if source.format == "auto" else source.format, formats)
+    count = sum(1 for _ in read_records(path, source.uri, format_, formats=formats))
     return DataFile(path, SourceFile(source.uri, digest, count), format_)
 
 

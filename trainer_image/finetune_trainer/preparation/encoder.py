@@ -28,7 +28,7 @@ from finetune_trainer.preparation.chat import ChatTemplate
 from finetune_trainer.preparation.encoding import Encoded, Example
 from finetune_trainer.preparation.learned import learned_tokens
 from finetune_trainer.preparation.pieces import PIECE, piece_ranges
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.wording import Span
 
 _TOGETHER = 8 * PIECE

@@ -1,11 +1,12 @@
-"""Examples: token ids, and which of them are learned. Kept in files, so that a set may be larger than memory."""
+"""Examples: token ids, which of them are learned, and what else there is to learn. Kept in files, so that a set may be
+larger than memory."""
 
 import os
 import tempfile
 import weakref
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ class Example:
     learned: bytes
     """[T] 1 where the token's prediction counts in the loss; 0 at position 0, which nothing predicts."""
 
-    @property
-    def labels(self) -> int:
-        """Tokens that count."""
-        return self.learned.count(1)
+    extra: "array[int]" = field(default_factory=lambda: array("i"))
+    """int32 numbers whose meaning is the recipe's: a label, lengths of parts …"""
+    units: float | None = None
+    """What it counts in the loss; None: its learned tokens."""
 
 
 class Encoded:
-    """A sequence of examples. In memory it takes 16 bytes an example: the tokens lie in files, five bytes each.
+    """A sequence of examples. In memory it takes 28 bytes an example: the tokens lie in files, five bytes each.
 
     The files are in the directory for temporary files (TMPDIR), have no name, and vanish with the set. They are read,
     and not mapped: the memory that the system spends to keep them at hand is its own, to be taken back at any time.
@@ -45,37 +46,42 @@ class Encoded:
         """
         self.lengths = array("i")
         """Tokens of each example."""
-        self.labels = array("i")
-        """Learned tokens of each example."""
+        self.units = array("d")
+        """What each example counts in the loss."""
+        extras = array("i")
         self.dropped = dropped
         """Records that were left out, since nothing to learn was left of them after cutting."""
         with (
             writing("the data as tokens", Path(tempfile.gettempdir())),
             tempfile.TemporaryFile(buffering=_BUFFER) as ids,
             tempfile.TemporaryFile(buffering=_BUFFER) as learned,
+            tempfile.TemporaryFile(buffering=_BUFFER) as extra,
         ):
             for example in examples:
                 ids.write(example.ids)
                 learned.write(example.learned)
+                extra.write(example.extra)
                 self.lengths.append(len(example.ids))
-                self.labels.append(example.labels)
-            ids.flush()
-            learned.flush()
-            self._ids, self._learned = os.dup(ids.fileno()), os.dup(learned.fileno())
+                self.units.append(example.learned.count(1) if example.units is None else example.units)
+                extras.append(len(example.extra))
+            for file in (ids, learned, extra):
+                file.flush()
+            self._files = tuple(os.dup(file.fileno()) for file in (ids, learned, extra))
+        self._extra_starts = array("q", accumulate(extras, initial=0))
         self._prepare()
 
     def _prepare(self) -> None:
-        weakref.finalize(self, os.close, self._ids)
-        weakref.finalize(self, os.close, self._learned)
+        for file in self._files:
+            weakref.finalize(self, os.close, file)
         self._starts = array("q", accumulate(self.lengths, initial=0))
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process of this machine: where it can open the files as long as this one has them."""
-        places = [f"/proc/{os.getpid()}/fd/{file}" for file in (self._ids, self._learned)]
-        return {"lengths": self.lengths, "labels": self.labels, "dropped": self.dropped, "places": places}
+        kept = {name: value for name, value in vars(self).items() if name not in ("_files", "_starts")}
+        return kept | {"places": [f"/proc/{os.getpid()}/fd/{file}" for file in self._files]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._ids, self._learned = (os.open(place, os.O_RDONLY) for place in state.pop("places"))
+        self._files = tuple(os.open(place, os.O_RDONLY) for place in state.pop("places"))
         vars(self).update(state)
         self._prepare()
 
@@ -86,11 +92,23 @@ class Encoded:
         if index not in range(len(self)):
             raise IndexError(index)
         start, length = self._starts[index], self.lengths[index]
-        ids = array("i")
-        ids.frombytes(os.pread(self._ids, length * ids.itemsize, start * ids.itemsize))
-        return Example(ids, os.pread(self._learned, length, start))
+        ids, learned, extra = self._files
+        first, behind = self._extra_starts[index : index + 2]
+        return Example(
+            _numbers(ids, start, length),
+            os.pread(learned, length, start),
+            _numbers(extra, first, behind - first) if behind > first else array("i"),
+            self.units[index],
+        )
 
     @property
     def tokens(self) -> int:
         """Tokens in all, not counting padding."""
         return self._starts[-1]
+
+
+def _numbers(file: int, start: int, count: int) -> "array[int]":
+    """``count`` int32 numbers of a file, from number ``start``."""
+    numbers = array("i")
+    numbers.frombytes(os.pread(file, count * numbers.itemsize, start * numbers.itemsize))
+    return numbers

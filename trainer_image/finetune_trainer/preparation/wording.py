@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from finetune_trainer.preparation.records import Record
+from finetune_trainer.preparation.record import Record
 
 Span = tuple[int, int]
 """Characters: from, to (exclusive)."""

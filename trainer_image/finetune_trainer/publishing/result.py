@@ -31,22 +31,22 @@ class Outcome:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The tuned model beside its base."""
-        baseline = self.base.measured.named() if self.base else {}
-        named = self.tuned.measured.named()
+        baseline = self.base.measured.metrics if self.base else {}
+        named = self.tuned.measured.metrics
         return tuple(Metric(name=name, value=value, baseline=baseline.get(name)) for name, value in named.items())
 
     def run_result(self, location: str) -> RunResult:
         """The termination message, if the files lie at ``location``."""
-        lora, model = self.tuning.lora, self.config.model
+        adapter, model = self.tuning.adapter, self.config.model
         return RunResult(
             outcome="Succeeded",
             metrics=self.metrics,
             result=Result(
-                adapter_uri=location if lora else None,
-                model_uri=None if lora else location,
+                adapter_uri=location if adapter else None,
+                model_uri=None if adapter else location,
                 base_model=model.origin or model.uri,
                 revision=self.tuning.files.revision,
-                rank=lora.rank if lora else None,
+                rank=adapter.rank if adapter else None,
                 report_uri=f"{location}{REPORT_NAME}",
             ),
             usage=Usage(gpu_seconds=self.gpu_seconds, trained_tokens=self.trained.tokens),
@@ -69,8 +69,8 @@ class Outcome:
             "objective": self.config.method.objective,
             "adapter": self.config.method.adapter,
         }
-        if lora := self.tuning.lora:
-            settings |= {f"lora.{name}": value for name, value in lora.to_dict().items()}
+        if adapter := self.tuning.adapter:
+            settings |= adapter.settings()
         chosen = {
             "learningRate": self.tuning.learning_rate,
             "precision": self.tuning.precision,

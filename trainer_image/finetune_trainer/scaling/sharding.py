@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.scaling.ranks import Ranks
-from finetune_trainer.training.objective import LanguageModeling, without_adapter
+from finetune_trainer.training.objective import Objective
 
 Strategy = Literal["ddp", "fsdp2"]
 
@@ -52,7 +53,7 @@ def accelerator(strategy: Strategy, autocast: str) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
 
 
-def replicate(objective: LanguageModeling, accelerator: Accelerator) -> Any:
+def replicate(objective: Objective, accelerator: Accelerator) -> Any:
     """``objective``, prepared by Accelerate: for its device and, where there are several ranks, with DDP."""
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # between these libraries, not for users
         return accelerator.prepare_model(objective)
@@ -103,7 +104,7 @@ def loading_once(ranks: Ranks) -> Iterator[dict[str, str] | None]:
             del os.environ[name]
 
 
-def shard(objective: LanguageModeling, accelerator: Accelerator, autocast: str) -> LanguageModeling:
+def shard(objective: Objective, accelerator: Accelerator, autocast: str) -> Objective:
     """Leaves each rank its share of the weights of ``objective``, in place. All ranks call it.
 
     Not by ``Accelerator.prepare``, which wants an optimizer that exists before the weights are sharded, and a GPU.

@@ -1,23 +1,21 @@
 """Finds out what goes through a model at a time: by a look at a short forward pass, and on a GPU by trying."""
 
-from array import array
 from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
-from finetune_trainer.preparation.encoding import Example
 from finetune_trainer.scaling.ranks import Ranks
 from finetune_trainer.scaling.sharding import gathered_bytes
 from finetune_trainer.training.memory import Fit, bytes_left_behind, choose_fit, free_memory, most_tokens, try_out
-from finetune_trainer.training.objective import LanguageModeling, collate
+from finetune_trainer.training.objective import Objective
 
 _LOOK = 256
 """Tokens of the forward pass whose memory is counted."""
 
 
 def find_fit(
-    objective: LanguageModeling, packed: bool, accelerator: Accelerator, longest: int, setting: str, ranks: Ranks
+    objective: Objective, packed: bool, accelerator: Accelerator, longest: int, setting: str, ranks: Ranks
 ) -> Fit:
     """The fit for ``objective`` on this machine as it is now; on all ranks the one that suits each of them.
 
@@ -30,9 +28,7 @@ def find_fit(
     objective.train()
 
     def forward(tokens: int) -> Any:
-        half = bytes(tokens - tokens // 2) + b"\1" * (tokens // 2)  # half of them are learned
-        example = Example(array("i", bytes(4 * tokens)), half)
-        return objective(collate([example], packed, device)).loss
+        return objective(objective.collate([objective.stand_in(tokens)], packed, device)).loss
 
     def attempt(tokens: int) -> None:
         accelerator.backward(forward(tokens))

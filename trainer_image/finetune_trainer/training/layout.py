@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune_trainer.models.attention import PACKED, boundaries
-from finetune_trainer.training.objective import body_and_head
+from finetune_trainer.models.parts import body_and_head
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,12 @@ class Layout:
     """Logits for chosen tokens only, by calling body and head one by one."""
 
 
+PADDED = Layout(packed=False, headless=False)
+"""What every model allows."""
+
+
 @torch.no_grad()
-def choose_layout(model: Any) -> Layout:
+def try_layout(model: Any) -> Layout:
     """Tries ``model``, a causal language model in evaluation mode, and leaves it with the attention to train with."""
     usual = model.config._attn_implementation
     vocabulary = model.get_input_embeddings().num_embeddings

@@ -1,9 +1,10 @@
 """The training loop, on Accelerate: its device, its precision, its backward pass and its clipping.
 
-A step's loss is the mean over the learned tokens of the whole effective batch, however it is dealt to processes and cut
-into forward passes: every token counts the same, and neither changes anything but memory and time. Everything that a
-step depends on is in :class:`TrainingState`, the weights, the optimizer and the random state: a snapshot of them, taken
-between any two steps, is where a training goes on as if it had never stopped.
+A step's loss is the mean over all that counts in the whole effective batch (learned tokens, or records, or pairs: the
+objective knows), however it is dealt to processes and cut into forward passes: each unit counts the same, and neither
+changes anything but memory and time. Everything that a step depends on is in :class:`TrainingState`, the weights, the
+optimizer and the random state: a snapshot of them, taken between any two steps, is where a training goes on as if it
+had never stopped.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,6 @@ from finetune_trainer.progress import StepDone
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.scaling.sharding import forget_gathered, whole
 from finetune_trainer.training.batches import BatchPlan, Cut
-from finetune_trainer.training.objective import collate
 from finetune_trainer.training.optimizers import adamw
 from finetune_trainer.training.schedule import Schedule
 from finetune_trainer.training.snapshot import (
@@ -43,7 +43,7 @@ class Loop:
     """A model in training."""
 
     objective: Any
-    """[batch → TokenLoss], prepared by Accelerate; its parameters that require gradients are trained in place."""
+    """[batch → Loss], prepared by Accelerate; its parameters that require gradients are trained in place."""
     examples: Encoded
     plan: BatchPlan
     cut: Cut
@@ -60,8 +60,8 @@ class Loop:
             self.rate, self.settings.schedule, self.plan.total_steps, self.settings.warmup_fraction
         )
         forget_gathered(self.objective)
-        bare = self.accelerator.unwrap_model(self.objective)
-        self.trained = {name: p for name, p in bare.named_parameters() if p.requires_grad}
+        self.bare = self.accelerator.unwrap_model(self.objective)
+        self.trained = {name: p for name, p in self.bare.named_parameters() if p.requires_grad}
         self.optimizer = self.accelerator.prepare_optimizer(adamw(self.trained.values(), self.settings.weight_decay))
 
     def step(self, asked_to_stop: Callable[[], bool]) -> StepDone | None:
@@ -72,7 +72,7 @@ class Loop:
         """
         number, chance = self.state.step, random_state(self.accelerator.device)
         indices = self.plan.step(number)
-        labels = sum(self.examples.labels[index] for index in indices) / self.ranks.count  # gradients are averaged
+        units = sum(self.examples.units[index] for index in indices) / self.ranks.count  # gradients are averaged
         own = torch.zeros((), device=self.accelerator.device)
         rounds = self.ranks.rounds(indices, self.plan.lengths, self.cut)
         for count, parts in enumerate(rounds, 1):
@@ -80,7 +80,7 @@ class Loop:
                 self.optimizer.zero_grad()
                 set_random_state(chance, self.accelerator.device)
                 return None
-            own += self._learn(parts[self.ranks.rank], indices[-1:], labels, last=count == len(rounds))
+            own += self._learn(parts[self.ranks.rank], indices[-1:], units, last=count == len(rounds))
         loss = self.ranks.sum(float(own))[0] / self.ranks.count
         norm = whole(self.accelerator.clip_grad_norm_(self.trained.values(), self.settings.max_grad_norm))
         if fault := self.state.watch.fault(loss, float(norm)):
@@ -102,14 +102,15 @@ class Loop:
         self.state.advance(done)
         return done
 
-    def _learn(self, part: list[int], stand_in: list[int], labels: float, last: bool) -> Tensor:
+    def _learn(self, part: list[int], stand_in: list[int], units: float, last: bool) -> Tensor:
         """Passes over the examples of ``part`` forward and backward; returns their share of the step's loss.
 
         A rank that has none passes over ``stand_in``, which counts for nothing: the others need it to take part.
         """
-        batch = collate([self.examples[index] for index in part or stand_in], self.cut.packed, self.accelerator.device)
+        examples = [self.examples[index] for index in part or stand_in]
+        batch = self.bare.collate(examples, self.cut.packed, self.accelerator.device)
         with nullcontext() if last else self.accelerator.no_sync(self.objective):
-            share = self.objective(batch).loss / labels * bool(part)
+            share = self.objective(batch).loss / units * bool(part)
             self.accelerator.backward(share)
         return share.detach()  # type: ignore[no-any-return]
 

@@ -1,97 +1,58 @@
-"""What is learned: records → tensors, and the model's loss on them. The loop knows nothing of it but its forward pass.
-
-Shapes: B rows, T tokens of a row, N learned tokens, H hidden size, V vocabulary.
+"""What the loop knows of what it trains: examples become a batch, and a batch a loss. Which objective it is, and what
+its batches are made of, it never asks: recipes make objectives (:mod:`finetune_trainer.recipes`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from finetune_trainer.models.attention import boundaries
+from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.preparation.encoding import Example
+from finetune_trainer.training.layout import PADDED, Layout
 
 T = TypeVar("T")
 
-_LOGITS_AT_ONCE, _LOGITS_AT_LEAST = 2**26, 2**19
-"""Logits beyond which they are computed in chunks, and again for the backward pass: 256 MiB in fp32; or 2 MiB, where
-memory counts more than time."""
-
-_EVEN = 32
-"""Tokens of a packed row, and learned tokens, are made a multiple of this: a processor likes even shapes, and every
-other shape costs memory for a kernel of its own (measured: 30 MiB each with oneDNN)."""
-IGNORED = -100
-"""Target that does not count, by cross_entropy's convention."""
-
 
 @dataclass(frozen=True)
-class Batch:
-    """The input of one forward pass."""
-
-    ids: Tensor
-    """[B, T] int64; one row if packed."""
-    arguments: dict[str, Any]
-    """How the records lie in it: a mask where they are padded, positions and boundaries where they are packed."""
-    at: tuple[Tensor, Tensor]
-    """Row and column of the tokens whose successor is learned: [N], then some that do not count."""
-    targets: Tensor
-    """Those successors: [N], then IGNORED."""
-
-
-@dataclass(frozen=True)
-class TokenLoss:
-    """What a model makes of a batch's learned tokens."""
+class Loss:
+    """What a model makes of a batch."""
 
     loss: Tensor
-    """Sum of the negative log likelihoods, nats; a scalar in fp32 that carries gradients."""
-    right: Tensor
-    """How many of them are the likeliest by the model; a scalar, counted only where no gradients are asked for."""
+    """Sum over the units that count (learned tokens, or records, or pairs); a scalar in fp32 that carries gradients."""
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+    """Sums of other measures over the same units; scalars, made only where no gradients are asked for."""
+    predictions: Sequence[Any] = ()
+    """One for each example of the batch, in its order, where a metric needs more than sums. Only without gradients."""
 
 
-def collate(examples: Sequence[Example], packed: bool, device: torch.device) -> Batch:
-    """Examples as one batch on ``device``: one after the other in a row, or one a row, padded on the right.
+class Objective(nn.Module):
+    """A model and the loss that it learns by."""
 
-    On a GPU this runs ahead of it: the copies come from pinned memory, and nothing waits for the pass before.
-    """
-    ids = [torch.frombuffer(example.ids, dtype=torch.int32).long() for example in examples]
-    learned = [torch.frombuffer(bytearray(example.learned), dtype=torch.bool) for example in examples]
-    if packed and (surplus := sum(map(len, ids)) % _EVEN):
-        ids.append(torch.zeros(_EVEN - surplus, dtype=torch.long))  # a record of which nothing is learned
-        learned.append(torch.zeros(_EVEN - surplus, dtype=torch.bool))
-    lengths = [len(row) for row in ids]
-    arguments: dict[str, Any]
-    if packed:
-        rows, marks = torch.cat(ids)[None], torch.cat(learned)[None]
-        positions = torch.cat([torch.arange(length) for length in lengths])[None]
-        arguments = {"position_ids": _move(positions, device), **boundaries(lengths, device)}
-    else:
-        rows, marks = (nn.utils.rnn.pad_sequence(parts, batch_first=True) for parts in (ids, learned))
-        mask = torch.arange(rows.shape[1]) < torch.tensor(lengths)[:, None]
-        arguments = {"attention_mask": _move(mask.long(), device)}
-    row, column = marks.nonzero(as_tuple=True)  # never column 0 of a record: nothing predicts it
-    unused = -len(row) % _EVEN
-    at = [_move(functional.pad(index, (0, unused)), device) for index in (row, column - 1)]
-    targets = _move(functional.pad(rows[row, column], (0, unused), value=IGNORED), device)
-    return Batch(_move(rows, device), arguments, (at[0], at[1]), targets)
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-class LanguageModeling(nn.Module):
-    """Next-token prediction by a causal language model."""
-
-    def __init__(self, model: Any, headless: bool = False) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self._at_once = _LOGITS_AT_ONCE
-        self.headless = headless
-        """The model's body and head may be called one by one, so that logits are computed for learned tokens only."""
+
+    def choose_layout(self) -> Layout:
+        """How records lie in a forward pass of this model, before it has an adapter or after; may try it out."""
+        return PADDED
+
+    def use(self, layout: Layout) -> None:
+        """From here on batches have this layout."""
+
+    def collate(self, examples: Sequence[Example], packed: bool, device: torch.device) -> Any:
+        """Examples as one batch on ``device``, one after the other in a row, or one a row and padded."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any) -> Loss:
+        """The loss of what :meth:`collate` returned."""
+        raise NotImplementedError
+
+    def stand_in(self, tokens: int) -> Example:
+        """An example of so many tokens, to see what memory one takes."""
+        raise NotImplementedError
 
     def recompute(self) -> None:
         """From here on keeps little for the backward pass, and computes it again instead.
@@ -100,24 +61,6 @@ class LanguageModeling(nn.Module):
             ValueError: the architecture cannot.
         """
         self.model.activation_checkpointing_enable()
-        self._at_once = _LOGITS_AT_LEAST
-
-    def forward(self, batch: Batch) -> TokenLoss:
-        """The loss of ``batch``. The token at position t is predicted from those before it."""
-        if not self.headless:
-            logits = self.model(input_ids=batch.ids, use_cache=False, **batch.arguments).logits  # [B, T, V]
-            return _of_logits(logits[batch.at], batch.targets)
-        body, head = body_and_head(without_adapter(self.model))
-        hidden = body(input_ids=batch.ids, use_cache=False, **batch.arguments).last_hidden_state[batch.at]  # [N, H]
-        step = max(_EVEN, self._at_once // head.weight.shape[0])
-        if len(hidden) <= step:
-            return _of_logits(head(hidden), batch.targets)
-        parts = [
-            checkpoint(_of_hidden, head, some, targets, use_reentrant=False)
-            for some, targets in zip(torch.split(hidden, step), torch.split(batch.targets, step), strict=True)
-        ]
-        losses, rights = zip(*parts, strict=True)
-        return TokenLoss(torch.stack(losses).sum(), torch.stack(rights).sum())
 
     def lend(self, work: Callable[[Any], T]) -> T:
         """Does something else with the model. Where its weights are sharded they are there for as long as it takes."""
@@ -126,26 +69,3 @@ class LanguageModeling(nn.Module):
     def tie_weights(self) -> None:
         """Makes weights one again that are one in this architecture. Accelerate asks for it where it has moved them."""
         without_adapter(self.model).tie_weights()
-
-
-def without_adapter(model: Any) -> Any:
-    """The causal language model, of one that has an adapter or none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def body_and_head(causal: Any) -> tuple[Any, Any]:
-    """The part of a causal language model that makes hidden states, and the one that makes logits of them."""
-    return causal.base_model, causal.get_output_embeddings()
-
-
-def _of_hidden(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    found = _of_logits(head(hidden), targets)
-    return found.loss, found.right
-
-
-def _of_logits(logits: Tensor, targets: Tensor) -> TokenLoss:
-    """Of logits [N, V] and targets [N]."""
-    logits = logits.float()
-    counted = not logits.requires_grad
-    right = (logits.argmax(-1) == targets).sum() if counted else torch.zeros((), device=logits.device)
-    return TokenLoss(functional.cross_entropy(logits, targets, reduction="sum"), right)

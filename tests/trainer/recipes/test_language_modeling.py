@@ -9,12 +9,18 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from finetune_trainer.evaluation.evaluate import Measured, evaluate
+from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.preparation.encoding import Encoded, Example
-from finetune_trainer.training import objective
+from finetune_trainer.recipes import language_modeling
+from finetune_trainer.recipes.language_modeling import (
+    IGNORED,
+    LanguageModeling,
+    LanguageModelingRecipe,
+    collate,
+    perplexity,
+)
 from finetune_trainer.training.batches import Cut
-from finetune_trainer.training.layout import choose_layout
-from finetune_trainer.training.objective import IGNORED, LanguageModeling, collate
+from finetune_trainer.training.layout import try_layout
 
 CPU = torch.device("cpu")
 
@@ -48,7 +54,7 @@ def loss(model, *examples, packed=False, headless=False):
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     with torch.no_grad():
-        right = int(language(collate(examples, packed, CPU)).right)
+        right = int(language(collate(examples, packed, CPU)).sums["right"])
     return found.loss.item(), gradients, right
 
 
@@ -85,10 +91,10 @@ def test_the_loss_is_that_of_transformers(model):
 @pytest.mark.parametrize(("packed", "headless"), [(False, True), (True, False), (True, True)])
 def test_every_layout_has_the_same_loss_gradients_and_accuracy(model, monkeypatch, packed, headless, at_once):
     expected = loss(model, LONG, SHORT)
-    monkeypatch.setattr(objective, "_LOGITS_AT_ONCE", at_once)
-    monkeypatch.setattr(objective, "_EVEN", 2)
+    monkeypatch.setattr(language_modeling, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(language_modeling, "_EVEN", 2)
     if packed:
-        assert choose_layout(model).packed
+        assert try_layout(model).packed
     found = loss(model, LONG, SHORT, packed=packed, headless=headless)
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
@@ -105,30 +111,35 @@ def test_chunks_of_logits_are_not_kept_for_the_backward_pass(model, monkeypatch)
         return bytes_left_behind(lambda: language(batch), model)
 
     whole = kept()
-    monkeypatch.setattr(objective, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(language_modeling, "_LOGITS_AT_ONCE", 1)
     assert whole - kept() >= 4 * 4 * 59 * 320
+
+
+def measure(language, data, cut, on_batch=lambda _: None):
+    totals = evaluate(language, data, cut, CPU, on_batch)
+    return LanguageModelingRecipe(SimpleNamespace(), SimpleNamespace()).metrics(totals)
 
 
 def test_evaluation_equals_a_closed_form():
     """Of five learned tokens three are the likeliest one."""
     data = Encoded([example([0, 2, 2, 1], [0, 1, 1, 1]), example([3, 2, 3], [0, 1, 1])])
     seen: list[int] = []
-    measured = evaluate(LanguageModeling(Fixed(), headless=False), data, Cut(False, 4), CPU, seen.append)
+    metrics = measure(LanguageModeling(Fixed(), headless=False), data, Cut(False, 4), seen.append)
     expected = (3 * math.log(2) + 2 * math.log(6)) / 5
-    assert measured.eval_loss == pytest.approx(expected, rel=1e-6)
-    assert measured.perplexity == pytest.approx(math.exp(expected), rel=1e-6)
-    assert measured.token_accuracy == 3 / 5
+    assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(math.exp(expected), rel=1e-6)
+    assert metrics["token_accuracy"] == 3 / 5
     assert seen == [4, 3]
 
 
 def test_every_token_weighs_the_same_whatever_record_it_is_in(model):
     """A mean of the records' means would weigh the tokens of a short record more."""
     language = LanguageModeling(model, headless=True)
-    measured = evaluate(language, Encoded([LONG, SHORT]), Cut(False, 100), CPU, lambda _: None)
+    measured = measure(language, Encoded([LONG, SHORT]), Cut(False, 100))
     sums = [loss(model, one)[0] for one in (LONG, SHORT)]
-    assert measured.eval_loss == pytest.approx(sum(sums) / 5, rel=1e-5)
-    assert measured.eval_loss != pytest.approx((sums[0] / 3 + sums[1] / 2) / 2, rel=1e-3)
+    assert measured["eval_loss"] == pytest.approx(sum(sums) / 5, rel=1e-5)
+    assert measured["eval_loss"] != pytest.approx((sums[0] / 3 + sums[1] / 2) / 2, rel=1e-3)
 
 
 def test_a_perplexity_beyond_all_bounds_is_still_a_number():
-    assert Measured(eval_loss=1e4, token_accuracy=0.0).perplexity == pytest.approx(1.797e308, rel=1e-3)
+    assert perplexity(1e4) == pytest.approx(1.797e308, rel=1e-3)

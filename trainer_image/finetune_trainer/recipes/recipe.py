@@ -1,0 +1,41 @@
+"""A recipe: what is learned from which records, and how it is measured. One for each task and objective.
+
+Between them, tuning, loop and evaluation do everything else, and know no recipe's name.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from finetune_api.run import RunConfig
+from finetune_trainer.evaluation.evaluate import Totals
+from finetune_trainer.models.head import Head
+from finetune_trainer.preparation.data import Dataset, RecordSet
+from finetune_trainer.preparation.encoder import Encoder
+from finetune_trainer.preparation.encoding import Encoded
+from finetune_trainer.training.objective import Objective
+
+
+class Recipe:
+    """See the module. Made once the data are read through, before there is a tokenizer or a model."""
+
+    head: Head
+    generates: ClassVar[bool] = False
+    """Whether the model writes text, so that it can be asked for sample answers."""
+    rates: ClassVar[Mapping[str, float]] = {"adapter": 2e-4, "none": 2e-5}
+    """Highest learning rates, where the user gives none: of an adapter, and of the whole model."""
+
+    def __init__(self, config: RunConfig, data: Dataset) -> None:
+        """Raises TrainerError where these data cannot be learned from in this way."""
+        self.config = config
+
+    def encode(self, encoder: Encoder, records: RecordSet, what: str) -> Encoded:
+        """Records as examples; ``what`` names the set in errors."""
+        return encoder.encode(records, what)
+
+    def objective(self, model: Any) -> Objective:
+        """The loss that ``model``, with this recipe's head, learns by."""
+        raise NotImplementedError
+
+    def metrics(self, totals: Totals) -> dict[str, float]:
+        """The measures of a model by their names, the one that matters most first."""
+        raise NotImplementedError
