@@ -34,14 +34,6 @@ code = run_to_end(STORIES[story], log)
 sys.stdout.flush(), sys.stderr.flush()
 os._exit(code)
 """
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2)
-from finetune_trainer.__main__ import main
-code = main()
-sys.stdout.flush(), sys.stderr.flush()
-os._exit(code)
-"""
 
 
 @pytest.mark.parametrize(
@@ -65,10 +57,3 @@ def test_memory_that_runs_out_is_told_whoever_asked_for_it(tmp_path, story, said
     assert said in error["message"]
     assert "raise spec.resources.memory" in error["message"]
     assert "Traceback" not in process.stderr
-
-
-def test_a_run_without_the_memory_to_begin_is_told_so(trainer):
-    ended = trainer.finish(trainer.start(trainer.config(), ("-c", LIMITED)))
-    assert (ended.code, ended.result.error.reason) == (ExitCode.OUT_OF_MEMORY, "OutOfMemory")
-    assert ended.message.startswith("Memory ran out: ")  # by a library's loader or by Python, whoever comes first
-    assert "raise spec.resources.memory" in ended.message

@@ -66,7 +66,7 @@ def test_several_files_of_different_formats_are_one_set_in_their_order(s3, tmp_p
     train = [s3.put("data/several/a.jsonl", pairs), s3.put("data/several/b.txt", b"one\n\ntwo")]
     validation = s3.put("data/several/c.jsonl", tiny.json_lines({"text": "c"}))
     section = {"train": [{"uri": uri} for uri in train], "validation": [{"uri": validation, "format": "text"}]}
-    found = load(Data.model_validate(section), 0, Store(Storage(endpoint_url=s3.url)), tmp_path)
+    found = load(Data.model_validate(section), list(FORMATS), 0, Store(Storage(endpoint_url=s3.url)), tmp_path)
     assert [record.text or record.prompt for record in found.train] == ["a", "one", "two"]
     assert [record.text for record in found.validation] == ["c"]
     assert [(file.uri, file.records) for file in found.files] == [(train[0], 1), (train[1], 2), (validation, 1)]

@@ -209,7 +209,7 @@ def test_a_training_that_goes_on_from_a_snapshot_ends_in_the_same_bits(
 
     def fresh() -> Loop:
         torch.manual_seed(7)
-        model = load_model(files, Method(adapter="none"), "fp32")
+        model = load_model(files, LANGUAGE_MODEL, False, "fp32")
         return begin(model, examples, accelerator, adapt=adapt, max_steps=7)
 
     whole, saver = fresh(), Memory(every=at)

@@ -27,8 +27,12 @@ class Example:
 
     extra: "array[int]" = field(default_factory=lambda: array("i"))
     """int32 numbers whose meaning is the recipe's: a label, lengths of parts …"""
-    units: float | None = None
-    """What it counts in the loss; None: its learned tokens."""
+    units: float = -1.0
+    """What it counts in the loss. Left out: its learned tokens."""
+
+    def __post_init__(self) -> None:
+        if self.units < 0:
+            object.__setattr__(self, "units", float(self.learned.count(1)))
 
 
 class Encoded:
@@ -62,7 +66,7 @@ class Encoded:
                 learned.write(example.learned)
                 extra.write(example.extra)
                 self.lengths.append(len(example.ids))
-                self.units.append(example.learned.count(1) if example.units is None else example.units)
+                self.units.append(example.units)
                 extras.append(len(example.extra))
             for file in (ids, learned, extra):
                 file.flush()
