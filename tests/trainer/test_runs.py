@@ -14,6 +14,7 @@ from finetune_api.run import ExitCode
 from finetune_trainer.models import fetch
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.storage.manifest import Manifest
+from finetune_trainer.training.divergence import LossWatch
 from tests import tiny
 
 LEARN = {"maxSteps": 60, "learningRate": 1e-2, "maxLength": 64, "batchSize": 8}
@@ -274,3 +275,27 @@ def test_a_base_whose_weights_are_broken_is_told_from_a_training_that_diverged(s
     assert ended.code == ExitCode.DIVERGED
     assert "The loss became nan at step 1" in ended.message
     assert s3.names(ended.config.output_prefix) == []
+
+
+def test_a_run_that_diverges_once_goes_back_and_on_with_half_the_rate_to_its_end(s3, trainer, monkeypatch):
+    """Its ninth loss is no number, the first time it is computed."""
+    calls, judge = [], LossWatch.fault
+
+    def fault(watch, loss, norm):
+        calls.append(loss)
+        return judge(watch, float("nan") if len(calls) == 9 else loss, norm)
+
+    monkeypatch.setattr(LossWatch, "fault", fault)
+    settings = {
+        "training": {"maxSteps": 12, "learningRate": 1e-2, "schedule": "constant", "maxLength": 64, "batchSize": 8},
+        "checkpoint": {"everySteps": 4},
+        "onDivergence": "Rewind",
+    }
+    ended = trainer.run(**settings)
+    assert ended.code == 0, ended.result.error
+    steps = s3.report(ended.location)["steps"]
+    assert [step["step"] for step in steps] == list(range(1, 13))
+    assert {step["learning_rate"] for step in steps[8:]} == {5e-3}
+    assert len(calls) == 13
+    loss, base = ended.metric("eval_loss")
+    assert loss < base
