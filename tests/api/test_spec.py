@@ -84,6 +84,7 @@ BROKEN = [
     ("model", {"uri": "job://base", "credentials": "token"}, "credentials are for hf:// models only"),
     ("model.uri", "pvc://claim/model", "pvc:// models are not supported yet"),
     ("resources.nodes", 2, "more than one node is not supported yet"),
+    ("training.labelSmoothing", 1, "spec.training.labelSmoothing"),
 ]
 
 NOT_YET = [
@@ -99,7 +100,6 @@ NOT_YET = [
     ("training.schedule", "plateau"),
     ("training.optimizer", "sgd"),
     ("training.l1", 0.1),
-    ("training.labelSmoothing", 0.1),
     ("training.neftuneAlpha", 5),
     ("training.earlyStopping", {}),
     ("training.precision", "fp16"),

@@ -139,6 +139,7 @@ class Tuning:
         model = put_on(base, self.adapter, self.recipe.head, self.files) if self.adapter else base
         speed_up(model)
         objective = self.recipe.objective(model)
+        objective.smoothing = self._config.training.label_smoothing or 0.0
         if self._sharded:
             shard(objective, self._accelerator, self._autocast)
             self._layout = objective.lend(lambda _: objective.choose_layout())

@@ -143,3 +143,28 @@ def test_every_token_weighs_the_same_whatever_record_it_is_in(model):
 
 def test_a_perplexity_beyond_all_bounds_is_still_a_number():
     assert perplexity(1e4) == pytest.approx(1.797e308, rel=1e-3)
+
+
+def test_labels_are_smoothed_as_in_transformers_and_what_is_measured_is_not(model):
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    language = LanguageModeling(model).eval()
+    batch = collate([LONG, SHORT], False, CPU)
+    plain = language(batch).loss
+    language.smoothing = 0.3
+    assert torch.equal(language(batch).loss, plain)  # in evaluation mode
+    labels = torch.where(torch.tensor([[0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 0, 0]], dtype=torch.bool), batch.ids, IGNORED)
+    logits = model(input_ids=batch.ids, attention_mask=batch.arguments["attention_mask"]).logits
+    expected = LabelSmoother(epsilon=0.3)({"logits": logits}, labels, shift_labels=True)  # a mean over five tokens
+    torch.testing.assert_close(language.train()(batch).loss, 5 * expected)
+    assert language(batch).loss > plain
+
+
+def test_smoothed_labels_are_the_same_in_chunks(model, monkeypatch):
+    language = LanguageModeling(model, headless=True).train()
+    language.smoothing = 0.1
+    batch = collate([example(range(5, 75), [0] + [1] * 69)], True, CPU)
+    batch.arguments.clear()
+    at_once = language(batch).loss
+    monkeypatch.setattr(language, "_at_once", 1)
+    torch.testing.assert_close(language(batch).loss, at_once)

@@ -111,35 +111,33 @@ class LanguageModeling(Objective):
         """The loss of ``batch``. The token at position t is predicted from those before it."""
         if not self.headless:
             logits = self.model(input_ids=batch.ids, use_cache=False, **batch.arguments).logits  # [B, T, V]
-            return _told(*_of_logits(logits[batch.at], batch.targets))
+            return _told(*self._of_logits(logits[batch.at], batch.targets))
         body, head = body_and_head(without_adapter(self.model))
         hidden = body(input_ids=batch.ids, use_cache=False, **batch.arguments).last_hidden_state[batch.at]  # [N, H]
         step = max(_EVEN, self._at_once // head.weight.shape[0])
         if len(hidden) <= step:
-            return _told(*_of_logits(head(hidden), batch.targets))
+            return _told(*self._of_hidden(head, hidden, batch.targets))
         parts = [
-            checkpoint(_of_hidden, head, some, targets, use_reentrant=False)
+            checkpoint(self._of_hidden, head, some, targets, use_reentrant=False)
             for some, targets in zip(torch.split(hidden, step), torch.split(batch.targets, step), strict=True)
         ]
         losses, rights = zip(*parts, strict=True)
         return _told(torch.stack(losses).sum(), torch.stack(rights).sum())
 
+    def _of_hidden(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return self._of_logits(head(hidden), targets)
+
+    def _of_logits(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Of logits [N, V] and targets [N]: the sum of the cross entropies, nats, and how many of the targets are the
+        likeliest token; that is counted only where no gradients are asked for."""
+        logits = logits.float()
+        counted = not logits.requires_grad
+        right = (logits.argmax(-1) == targets).sum() if counted else torch.zeros((), device=logits.device)
+        return self.cross_entropy(logits, targets), right
+
 
 def _told(loss: Tensor, right: Tensor) -> Loss:
     return Loss(loss, {"right": right})
-
-
-def _of_hidden(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    return _of_logits(head(hidden), targets)
-
-
-def _of_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Of logits [N, V] and targets [N]: the sum of the negative log likelihoods, nats, and how many of the targets are
-    the likeliest token; that is counted only where no gradients are asked for."""
-    logits = logits.float()
-    counted = not logits.requires_grad
-    right = (logits.argmax(-1) == targets).sum() if counted else torch.zeros((), device=logits.device)
-    return functional.cross_entropy(logits, targets, reduction="sum"), right
 
 
 def perplexity(loss: float) -> float:

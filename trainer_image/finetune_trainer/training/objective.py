@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.preparation.encoding import Example
@@ -31,9 +32,25 @@ class Loss:
 class Objective(nn.Module):
     """A model and the loss that it learns by."""
 
+    smoothing: float = 0.0
+    """``training.labelSmoothing``, for :meth:`cross_entropy`."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+
+    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What every objective that learns classes or tokens calls: the sum of the cross entropies, nats, in fp32.
+
+        While the model is trained the labels are smoothed (Szegedy et al. 2016): with s the smoothing and K the number
+        of classes the target has the probability 1 - s + s / K, each other class s / K. Measured is without it.
+
+        Args:
+            logits: [N, K].
+            targets: [N] numbers of classes; -100 does not count.
+        """
+        smoothing = self.smoothing if self.training else 0.0
+        return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
 
     def choose_layout(self) -> Layout:
         """How records lie in a forward pass of this model, before it has an adapter or after; may try it out."""
