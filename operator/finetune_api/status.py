@@ -89,7 +89,7 @@ class Metric(StatusModel):
     """One evaluation metric, of the tuned model and of the untouched base on the same records."""
 
     name: Annotated[str, Field(max_length=64)]
-    """Name: eval_loss (nats a token), perplexity, token_accuracy."""
+    """Name: eval_loss (nats), perplexity, f1 … The first of a job's metrics is the one that `kubectl get` shows."""
     value: float
     """Of the tuned model."""
     baseline: float | None = None

@@ -225,8 +225,8 @@ def _headline(status: Raw) -> None:
         "progress": f"{progress['percent']}%" if "percent" in progress else None,
         "eta": duration(progress["etaSeconds"]) if "etaSeconds" in progress else None,
     }
-    metrics = status.get("metrics") or []
-    if shown := next((m for m in metrics if m["name"] == "eval_loss"), metrics[0] if metrics else None):
+    if metrics := status.get("metrics"):
+        shown = metrics[0]  # a trainer says first what matters most
         base = f"{shown['baseline']:.2f}→" if shown.get("baseline") is not None else ""
         texts |= {"metric": shown["name"], "baseToTuned": f"{base}{shown['value']:.2f}"}
     unknown = {k: v for k, v in (status.get("headline") or {}).items() if k not in ("progress", "eta")}

@@ -102,6 +102,15 @@ def test_a_value_that_only_a_newer_version_knows_hides_no_other_field():
     assert found.job_ref is not None
 
 
+def test_the_headline_is_the_metric_that_the_trainer_names_first():
+    metrics = [{"name": "f1", "value": 0.975, "baseline": 0.5}, {"name": "eval_loss", "value": 0.1}]
+    result = RunResult.model_validate_json(b.result(metrics=metrics))
+    outcome = finished(result=result)
+    pods = (PodState.of(b.ended_pod(0)),)
+    status = next_status(situation(job=JobState.of(b.job("Complete")), pods=pods), outcome)
+    assert (status["headline"]["metric"], status["headline"]["baseToTuned"]) == ("f1", "0.50→0.97")
+
+
 def test_the_generation_of_the_spec_is_in_the_status_and_in_every_condition():
     status = next_status(situation(b.finetunejob(generation=3)), RUNNING)
     assert status["observedGeneration"] == 3
