@@ -19,7 +19,7 @@ from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import Dataset
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.progress import Progress
-from finetune_trainer.recipes import language_modeling
+from finetune_trainer.recipes import likelihood
 from finetune_trainer.report import Reporter
 from finetune_trainer.scaling.ranks import Ranks
 from finetune_trainer.scaling.sharding import whole
@@ -125,7 +125,7 @@ class Several:
             if not self.ranks.alone:
                 patches.enter_context(patch.object(tuning, "choose_strategy", lambda *_: scenario.strategy))
             if not scenario.packed:
-                patches.enter_context(patch.object(language_modeling, "try_layout", lambda _: Layout(False, True)))
+                patches.enter_context(patch.object(likelihood, "try_layout", lambda *_: Layout(False, True)))
             data: Any = Dataset(TRAINED, HELD_OUT, ())  # type: ignore[arg-type]
             files = ModelFiles(self.models / scenario.model, "the-base")
             return tuning.Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)

@@ -11,14 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.preparation.encoding import Encoded, Example
-from finetune_trainer.recipes import language_modeling
-from finetune_trainer.recipes.language_modeling import (
-    IGNORED,
-    LanguageModeling,
-    LanguageModelingRecipe,
-    collate,
-    perplexity,
-)
+from finetune_trainer.recipes import likelihood
+from finetune_trainer.recipes.language_modeling import LanguageModeling, LanguageModelingRecipe, perplexity
+from finetune_trainer.recipes.likelihood import IGNORED, Batch
 from finetune_trainer.training.batches import Cut
 from finetune_trainer.training.layout import try_layout
 
@@ -31,6 +26,10 @@ def example(ids, learned) -> Example:
 
 LONG = example([5, 6, 7, 8, 9, 10], [0, 0, 1, 1, 0, 1])
 SHORT = example([11, 12, 13], [0, 1, 1])
+
+
+def collate(examples, packed, device) -> Batch:
+    return LanguageModeling(nn.Identity()).collate(examples, packed, device)
 
 
 class Fixed(nn.Module):
@@ -91,8 +90,8 @@ def test_the_loss_is_that_of_transformers(model):
 @pytest.mark.parametrize(("packed", "headless"), [(False, True), (True, False), (True, True)])
 def test_every_layout_has_the_same_loss_gradients_and_accuracy(model, monkeypatch, packed, headless, at_once):
     expected = loss(model, LONG, SHORT)
-    monkeypatch.setattr(language_modeling, "_LOGITS_AT_ONCE", at_once)
-    monkeypatch.setattr(language_modeling, "_EVEN", 2)
+    monkeypatch.setattr(likelihood, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(likelihood, "_EVEN", 2)
     if packed:
         assert try_layout(model).packed
     found = loss(model, LONG, SHORT, packed=packed, headless=headless)
@@ -111,7 +110,7 @@ def test_chunks_of_logits_are_not_kept_for_the_backward_pass(model, monkeypatch)
         return bytes_left_behind(lambda: language(batch), model)
 
     whole = kept()
-    monkeypatch.setattr(language_modeling, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(likelihood, "_LOGITS_AT_ONCE", 1)
     assert whole - kept() >= 4 * 4 * 59 * 320
 
 

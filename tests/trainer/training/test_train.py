@@ -18,7 +18,7 @@ from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.progress import StepDone
-from finetune_trainer.recipes.language_modeling import LanguageModeling, collate
+from finetune_trainer.recipes.language_modeling import LanguageModeling
 from finetune_trainer.training.batches import Cut, plan_batches
 from finetune_trainer.training.layout import try_layout
 from finetune_trainer.training.loop import Loop
@@ -97,8 +97,9 @@ def test_a_step_is_that_of_the_whole_batch_by_hand(model, examples, accelerator,
     reference = load_model(ModelFiles(model_directory, "the-base"), LANGUAGE_MODEL, False, "fp32").train()
     settings = {"batch_size": 8, "max_steps": 1, "max_grad_norm": 0.5}
     run(begin(model, examples, accelerator, micro_batch_size=micro_batch_size, **settings))
-    batch = collate(list(examples), False, torch.device("cpu"))
-    loss = LanguageModeling(reference, headless=False)(batch).loss / sum(examples.units)
+    language = LanguageModeling(reference, headless=False)
+    batch = language.collate(list(examples), False, torch.device("cpu"))
+    loss = language(batch).loss / sum(examples.units)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
     torch.optim.AdamW(reference.parameters(), lr=1e-3, weight_decay=0.0).step()

@@ -1,13 +1,18 @@
 """Attention over packed records: one row of tokens that holds several records, none of which sees another.
 
+A record may come in segments that go on from one and the same beginning, as two answers do from their prompt. That
+beginning is then in the row, and is computed, once.
+
 transformers hands the boundaries through to its attention functions by FlashAttention's names (``cu_seq_lens_q`` …).
-On a GPU in half precision a kernel takes them as they are; elsewhere each record is attended to by itself, so that
+On a GPU in half precision a kernel takes them as they are; elsewhere each segment is attended to by itself, so that
 nothing is computed that a mask would throw away.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +31,69 @@ class PackingUnsupported(Exception):
     """The architecture needs something of its attention that records in one row cannot be given."""
 
 
-def boundaries(lengths: list[int], device: torch.device) -> dict[str, Any]:
-    """The keyword arguments of a forward pass that say where each record of a row begins and ends."""
-    offsets = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+@dataclass(frozen=True)
+class Keys:
+    """The keys that each segment of a row attends to, where some segments go on from the beginning of another one."""
+
+    ranges: Sequence[Sequence[tuple[int, int]]]
+    """For each segment the columns (from, to) of the row that it sees up to its end, in their order."""
+    cuts: Sequence[int]
+    """The columns where any range begins or ends, from 0 to the row's end."""
+    index: Tensor | None
+    """[K] the columns of all ranges, one after the other; only for a GPU."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], shared: Sequence[int], device: torch.device) -> Self:
+        """``shared``: of each segment the tokens that it goes on from, see :func:`boundaries`."""
+        starts = list(accumulate(lengths, initial=0))
+        ranges, root = [], 0
+        for number, before in enumerate(shared):
+            own = (starts[number], starts[number + 1])
+            root = root if before else own[0]
+            ranges.append([(root, root + before), own] if before else [own])
+        cuts = sorted({0, *(column for ends in ranges for end in ends for column in end)})
+        index = None
+        if device.type == "cuda":
+            index = torch.cat([torch.arange(*end) for ends in ranges for end in ends]).to(device)
+        return cls(ranges, cuts, index)
+
+    def split(self, states: Tensor) -> list[Tensor]:
+        """Keys or values [1, heads, T, D] of the row → for each segment what it sees of them."""
+        sizes = [end - start for start, end in pairwise(self.cuts)]
+        pieces = dict(zip(self.cuts, torch.split(states, sizes, 2), strict=False))
+
+        def between(start: int, end: int) -> list[Tensor]:
+            return [pieces[cut] for cut in self.cuts if start <= cut < end]
+
+        parts = ([piece for end in ends for piece in between(*end)] for ends in self.ranges)
+        return [torch.cat(part, 2) if len(part) > 1 else part[0] for part in parts]
+
+
+def boundaries(lengths: Sequence[int], device: torch.device, shared: Sequence[int] = ()) -> dict[str, Any]:
+    """The keyword arguments of a forward pass that say where each segment of a row begins and ends.
+
+    Args:
+        lengths: tokens of each segment.
+        shared: for each segment how many tokens it goes on from: the first ones of the last segment before it that
+            goes on from none. Absent: all stand by themselves.
+    """
+    offsets = _offsets(lengths, device)
     longest = max(lengths)
-    return {
-        "cu_seq_lens_q": offsets,
-        "cu_seq_lens_k": offsets,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    found = {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": longest, "max_length_k": longest}
+    if any(shared):
+        seen = [own + before for own, before in zip(lengths, shared, strict=True)]
+        keys = Keys.of(lengths, shared, device)
+        found |= {"cu_seq_lens_k": _offsets(seen, device), "max_length_k": max(seen), "keys": keys}
+    return found
+
+
+def positions(lengths: Sequence[int], shared: Sequence[int]) -> Tensor:
+    """[T] the position of each token of a row whose segments are as :func:`boundaries` says."""
+    return torch.cat([torch.arange(before, before + own) for own, before in zip(lengths, shared, strict=True)])
+
+
+def _offsets(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
 
 
 def attend(
@@ -59,40 +117,53 @@ def attend(
     if foreign or offsets is None or attention_mask is not None or query.shape[0] != 1:
         raise PackingUnsupported(", ".join(foreign) or "the boundaries of the records do not reach its attention")
     if query.is_cuda and query.dtype in _KERNEL_TYPES and query.shape[-1] <= _KERNEL_HEAD and not dropout:
-        return _by_kernel(query, key, value, offsets, kwargs["max_length_q"], scaling, sliding_window), None
+        return _by_kernel(query, key, value, kwargs, scaling, sliding_window), None
     lengths = offsets.diff().tolist()
+    keys: Keys | None = kwargs.get("keys")
+    seen, told = (keys.split(states) if keys else torch.split(states, lengths, 2) for states in (key, value))
     parts = [
         sdpa_attention_forward(
-            module, q, k, v, _band(q, sliding_window), dropout=dropout, scaling=scaling, is_causal=True
+            module, q, k, v, _band(q, k, sliding_window), dropout=dropout, scaling=scaling, is_causal=True
         )[0]
-        for q, k, v in zip(*(torch.split(states, lengths, 2) for states in (query, key, value)), strict=True)
+        for q, k, v in zip(torch.split(query, lengths, 2), seen, told, strict=True)
     ]
     return torch.cat(parts, dim=1), None
 
 
 def _by_kernel(
-    query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, longest: int, scale: float | None, window: int | None
+    query: Tensor, key: Tensor, value: Tensor, bounds: dict[str, Any], scale: float | None, window: int | None
 ) -> Tensor:
-    """FlashAttention's kernel for rows of variable length, which PyTorch carries for CUDA."""
+    """FlashAttention's kernel for rows of variable length, which PyTorch carries for CUDA.
+
+    Where a segment has more keys than queries, its last query sees its last key, as the kernel aligns them.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
+    keys: Keys | None = bounds.get("keys")
+    if keys and keys.index is not None:
+        key, value = key.index_select(2, keys.index), value.index_select(2, keys.index)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, D]
     seen = window - 1 if window else -1  # transformers counts the token itself
     out: Any = varlen_attn(
-        q, k, v, offsets, offsets, longest, longest, scale=scale, window_size=(seen, 0), enable_gqa=True
+        *(q, k, v, bounds["cu_seq_lens_q"], bounds["cu_seq_lens_k"], bounds["max_length_q"], bounds["max_length_k"]),
+        scale=scale,
+        window_size=(seen, 0),
+        enable_gqa=True,
     )
     attended: Tensor = out.unsqueeze(0)
     return attended
 
 
-def _band(query: Tensor, window: int | None) -> Tensor | None:
-    """[1, 1, T, T] True where a token of one record may look; None where it may look at all before it."""
-    length = query.shape[2]
-    if not window or length <= window:
+def _band(query: Tensor, key: Tensor, window: int | None) -> Tensor | None:
+    """[1, 1, Q, K] True where a token of one segment may look; None where it has as many keys as tokens and may look
+    at all before it. The last tokens of both are the same one."""
+    length, seen = query.shape[2], key.shape[2]
+    if length == seen and (not window or seen <= window):
         return None
-    distance = torch.arange(length, device=query.device)
-    distance = distance[:, None] - distance[None, :]
-    return ((distance >= 0) & (distance < window))[None, None]
+    columns = torch.arange(seen, device=query.device)
+    distance = columns[seen - length :, None] - columns[None, :]
+    allowed = distance >= 0
+    return (allowed & (distance < window) if window else allowed)[None, None]
 
 
 @contextmanager

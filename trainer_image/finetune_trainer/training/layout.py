@@ -5,19 +5,22 @@ back. So a few tokens are sent through the model, packed and one by one, before 
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune_trainer.models.attention import PACKED, boundaries
+from finetune_trainer.models.attention import PACKED, boundaries, positions
 from finetune_trainer.models.parts import body_and_head
 
 logger = logging.getLogger(__name__)
 
-_FIRST, _OTHER, _SECOND = 11, 11, 7
-"""Tokens of the records tried."""
+_FIRST, _OTHER, _SECOND, _ANSWER = 11, 11, 7, 5
+"""Tokens of the records tried, and of a second answer to the beginning of the first of them."""
+_SHARED = 6
+"""Tokens of that beginning."""
 _CLOSE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest difference that is taken for rounding, as a share of the largest logit."""
 
@@ -37,22 +40,30 @@ PADDED = Layout(packed=False, headless=False)
 
 
 @torch.no_grad()
-def try_layout(model: Any) -> Layout:
-    """Tries ``model``, a causal language model in evaluation mode, and leaves it with the attention to train with."""
+def try_layout(model: Any, shared: bool = False) -> Layout:
+    """Tries ``model``, a causal language model in evaluation mode, and leaves it with the attention to train with.
+
+    Args:
+        shared: whether records come in segments that go on from one beginning.
+    """
     usual = model.config._attn_implementation
     vocabulary = model.get_input_embeddings().num_embeddings
-    tokens = torch.randint(0, vocabulary, (_FIRST + _OTHER + _SECOND,), generator=torch.Generator().manual_seed(0))
-    first, other, second = torch.split(tokens.to(model.device), [_FIRST, _OTHER, _SECOND])
-    expected = torch.cat([_alone(model, first), _alone(model, second)])
-    headless = _headless(model, first, expected[: len(first)])
+    sizes = [_FIRST, _OTHER, _SECOND, _ANSWER]
+    tokens = torch.randint(0, vocabulary, (sum(sizes),), generator=torch.Generator().manual_seed(0))
+    first, other, second, answer = torch.split(tokens.to(model.device), sizes)
+    alone = [_alone(model, first), _alone(model, second)]
+    headless = _headless(model, first, alone[0])
+    answers, before = ([answer], [0, _SHARED, 0]) if shared else ([], [0, 0])
+    if shared:
+        alone.insert(1, _alone(model, torch.cat([first[:_SHARED], answer]))[_SHARED:])
     try:
         model.set_attn_implementation(PACKED)
-        together = _packed(model, first, second)
-        apart = _packed(model, other, second)
+        together = _packed(model, [first, *answers, second], before)
+        apart = _packed(model, [other, *answers, second], before)
     except Exception as error:  # whatever an architecture makes of arguments that it was not written for
         reason = f"{type(error).__name__}: {error}"
     else:
-        if _close(together, expected, model) and torch.equal(together[len(first) :], apart[len(other) :]):
+        if _close(together, torch.cat(alone), model) and torch.equal(together[-_SECOND:], apart[-_SECOND:]):
             return Layout(packed=True, headless=headless)
         reason = "its records would see one another"
     model.set_attn_implementation(usual)
@@ -65,15 +76,14 @@ def _alone(model: Any, ids: Tensor) -> Tensor:
     return logits[0]
 
 
-def _packed(model: Any, *records: Tensor) -> Tensor:
-    """Logits [T, V] of records in one row."""
-    lengths = [len(record) for record in records]
-    positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])
+def _packed(model: Any, segments: Sequence[Tensor], shared: Sequence[int]) -> Tensor:
+    """Logits [T, V] of segments in one row."""
+    lengths = [len(segment) for segment in segments]
     logits: Tensor = model(
-        input_ids=torch.cat(records)[None],
-        position_ids=positions[None],
+        input_ids=torch.cat([*segments])[None],
+        position_ids=positions(lengths, shared).to(model.device)[None],
         use_cache=False,
-        **boundaries(lengths, model.device),
+        **boundaries(lengths, model.device, shared),
     ).logits
     return logits[0]
 

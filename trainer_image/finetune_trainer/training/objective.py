@@ -39,8 +39,9 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What every objective that learns classes or tokens calls: the sum of the cross entropies, nats, in fp32.
+    def cross_entropy(self, logits: Tensor, targets: Tensor, reduction: str = "sum") -> Tensor:
+        """What every objective that learns classes or tokens calls: the sum of the cross entropies, nats, in fp32; or
+        [N] each of them (``reduction`` "none").
 
         While the model is trained the labels are smoothed (Szegedy et al. 2016): with s the smoothing and K the number
         of classes the target has the probability 1 - s + s / K, each other class s / K. Measured is without it.
@@ -50,7 +51,7 @@ class Objective(nn.Module):
             targets: [N] numbers of classes; -100 does not count.
         """
         smoothing = self.smoothing if self.training else 0.0
-        return functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+        return functional.cross_entropy(logits.float(), targets, reduction=reduction, label_smoothing=smoothing)
 
     def choose_layout(self) -> Layout:
         """How records lie in a forward pass of this model, before it has an adapter or after; may try it out."""
