@@ -17,6 +17,7 @@ from finetune_api.job import read_spec
 from finetune_api.status import FineTuneJobStatus
 
 YAMLS = Path(module.__file__).parent
+pytestmark = pytest.mark.timeout(300)  # it trains a model from the start
 
 
 @pytest.fixture(scope="module")
