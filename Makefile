@@ -4,13 +4,16 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv/.peers
 
-.PHONY: help quickstart test test-long check generate bench bench-trainer clean
+.PHONY: help quickstart examples test test-long check generate bench bench-trainer clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(READY)  ## Fine-tune a small model on this machine: operator, trainer and S3, no cluster needed
 	$(BIN)/python -m examples.quickstart
+
+examples: $(READY)  ## Run every example of examples/ through local mode, and print what came of each
+	$(BIN)/python -m examples
 
 test: $(READY)  ## All tests but the long ones
 	$(BIN)/python -m pytest -m 'not long'

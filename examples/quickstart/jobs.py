@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from examples.quickstart.screen import Screen, shown
 from finetune_api import names
@@ -15,6 +15,7 @@ from finetune_local.run import documents, job, table
 from finetune_local.run.progress import Display
 
 Object = dict[str, Any]
+T = TypeVar("T")
 
 
 async def run_jobs(yamls: Path, build: Path, screen: Screen) -> Object:
@@ -27,10 +28,10 @@ async def run_jobs(yamls: Path, build: Path, screen: Screen) -> Object:
     async with LocalCluster(build / "local") as cluster:
         screen.say(f"logs in {shown(cluster.directory)}")
         work = asyncio.create_task(_both(yamls, build, Addresses.of(cluster), screen))
-        return await _unless_it_fails(work, cluster.watch())
+        return await unless_it_fails(work, cluster.watch())
 
 
-async def _unless_it_fails(work: "asyncio.Task[Object]", watch: Coroutine[Any, Any, None]) -> Object:
+async def unless_it_fails(work: "asyncio.Task[T]", watch: Coroutine[Any, Any, None]) -> T:
     """What ``work`` returns; ``watch`` ends, by raising, only if local mode fails under it."""
     guard = asyncio.create_task(watch)
     try:

@@ -20,7 +20,12 @@ from tests.api.test_agreement import refused_by_the_crd
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -72,7 +77,7 @@ def test_make_quickstart_runs_the_quickstart_that_the_tests_run() -> None:
 def test_the_command_for_data_of_ones_own_ends_with_an_adapter(tmp_path: Path) -> None:
     [command] = [command for command in commands() if "finetune_local" in command]
     shutil.copytree(ROOT / "examples" / "capitals", tmp_path / "examples" / "capitals")
-    tiny.save_model(tmp_path / "build" / "quickstart" / "base")
+    tiny.save_model(tmp_path / "examples" / "models" / "llama")
     assert command[0] == ".venv/bin/python"
     done = subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -83,7 +83,7 @@ def test_the_end_of_local_mode_ends_the_job_that_waits_for_it() -> None:
     async def main() -> None:
         waiting: asyncio.Task[dict[str, Any]] = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]
         with pytest.raises(ControlPlaneFailed, match="the operator ended"):
-            await jobs._unless_it_fails(waiting, broken())
+            await jobs.unless_it_fails(waiting, broken())
         await asyncio.wait([waiting])
         assert waiting.cancelled()
 
@@ -95,6 +95,6 @@ def test_what_the_jobs_come_to_is_passed_on_while_local_mode_lives() -> None:
         async def done() -> dict[str, Any]:
             return {"kind": "FineTuneJob"}
 
-        return await jobs._unless_it_fails(asyncio.create_task(done()), asyncio.Event().wait())  # type: ignore[arg-type]
+        return await jobs.unless_it_fails(asyncio.create_task(done()), asyncio.Event().wait())  # type: ignore[arg-type]
 
     assert asyncio.run(main()) == {"kind": "FineTuneJob"}
