@@ -145,7 +145,7 @@ def prepare(path: Path, encoder: Encoder, directory: Path) -> int:
     """All that is done to a run's data; returns the number of tokens."""
     spec = Data.model_validate({"train": [{"uri": f"s3:/{path}"}], "validationFraction": 0.05})
     data = load(spec, ("messages",), 0, cast(Any, Disk()), directory)
-    return sum(encoder.encode(part, "records").tokens for part in (data.train, data.validation))
+    return sum(encoder.encode(part).tokens for part in (data.train, data.validation))
 
 
 def speed(directory: Path) -> dict[str, dict[str, tuple[float, float]]]:

@@ -85,8 +85,12 @@ class DataSource(Model):
     format: Literal["auto", "messages", "prompt-completion", "text"] | None = None
     """What a record looks like: `messages` (OpenAI chat), `prompt-completion` (`prompt` and `completion`),
     `text` (`text`, or plain text). Absent or `auto`: found out from the first record."""
-    weight: Annotated[float | None, NotYet()] = Field(default=None, gt=0, le=1000)
-    """Weight of this set among several."""
+    name: Annotated[str, Field(max_length=32, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")] | None = None
+    """Name of the set in metrics and report, where there are several: `math` gives `math/eval_loss`. Files of one name
+    are one set. Absent: the file's name without its ending, with the folder before it where two are called alike."""
+    weight: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Times that an epoch sees each record of this file: 2 is twice, 0.5 every other record (the next epoch sees the
+    others), 1.5 all of them once and every other one twice. For data.train only. Absent: 1."""
     template: Annotated[str | None, NotYet()] = Field(default=None, max_length=16384)
     """Prompt template for this set (Jinja). Absent: the model's chat template."""
 
@@ -115,7 +119,7 @@ class Data(Model):
     """What to train on, and what to measure with."""
 
     train: DataSources
-    """Files to train on; several are read as one set, in this order."""
+    """Files to train on. Several are mixed: every step draws from all of them, each by its weight."""
     validation: DataSources | None = None
     """Files to measure on, never trained on. Give this or validationFraction."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -133,6 +137,12 @@ class Data(Model):
             "has(self.validation) != has(self.validationFraction)",
             "give either data.validation (files) or data.validationFraction (for example 0.05), one of the two",
             lambda d: (d.validation is None) != (d.validation_fraction is None),
+        ),
+        Rule(
+            "validation",
+            "!has(self.validation) || self.validation.all(s, !has(s.weight))",
+            "weight is for data.train only: validation files are measured once, record by record",
+            lambda d: all(source.weight is None for source in d.validation or ()),
         ),
     )
 

@@ -7,6 +7,9 @@ from pydantic import Field
 from finetune_api.base import StatusModel
 from finetune_api.conditions import ConditionType, Phase, Reason
 
+METRICS_LIMIT = 64
+"""Metrics that a status holds."""
+
 
 class Condition(StatusModel):
     """A condition by the Kubernetes API conventions."""
@@ -89,7 +92,8 @@ class Metric(StatusModel):
     """One evaluation metric, of the tuned model and of the untouched base on the same records."""
 
     name: Annotated[str, Field(max_length=64)]
-    """Name: eval_loss (nats), perplexity, f1 … The first of a job's metrics is the one that `kubectl get` shows."""
+    """Name: eval_loss (nats), perplexity, f1 … The first of a job's metrics is the one that `kubectl get` shows. Of one
+    set among several it has the set's name in front: `math/eval_loss`."""
     value: float
     """Of the tuned model."""
     baseline: float | None = None
@@ -171,8 +175,8 @@ class FineTuneJobStatus(StatusModel):
     """The last ten attempts."""
     checkpoint: CheckpointRef | None = None
     """The newest complete checkpoint."""
-    metrics: Annotated[tuple[Metric, ...], Field(max_length=64)] = ()
-    """Evaluation of the tuned model beside the base."""
+    metrics: Annotated[tuple[Metric, ...], Field(max_length=METRICS_LIMIT)] = ()
+    """Evaluation of the tuned model beside the base: of all validation records, then of each set by itself."""
     result: Result | None = None
     """What was published, and where it lies."""
     usage: Usage | None = None

@@ -52,6 +52,9 @@ BROKEN = [
     ("data.train", [{"uri": "s3://bucket"}], "spec.data.train.0.uri"),
     ("data.train", [{"uri": "s3://bucket/folder/"}], "spec.data.train.0.uri"),
     ("data.train", [{"uri": "s3://b/x.jsonl", "format": "csv"}], "spec.data.train.0.format"),
+    ("data.train.0.weight", 0, "spec.data.train.0.weight"),
+    ("data.train.0.name", "a/b", "spec.data.train.0.name"),
+    ("data.train.0.name", "a" * 33, "spec.data.train.0.name"),
     ("data.validationFraction", 0, "spec.data.validationFraction"),
     ("data.validationFraction", 1, "spec.data.validationFraction"),
     ("data.validationFraction", "some", "spec.data.validationFraction"),
@@ -90,7 +93,6 @@ BROKEN = [
 NOT_YET = [
     ("profile", "a100"),
     ("task", "text-classification"),
-    ("data.train.0.weight", 2),
     ("data.train.0.template", "{{ prompt }}"),
     ("data.test", [{"uri": "s3://b/t.jsonl"}]),
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),

@@ -16,7 +16,7 @@ from finetune_api.run import RunConfig
 from finetune_trainer import tuning
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.models.modelfiles import ModelFiles
-from finetune_trainer.preparation.data import Dataset
+from finetune_trainer.preparation.data import DataFile, Dataset, SourceFile
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.progress import Progress
 from finetune_trainer.recipes import likelihood
@@ -31,6 +31,19 @@ RECORDS = [Record(f"line {n}", prompt="say " * (n % 7 + 1), completion=" one" * 
 TRAINED, HELD_OUT = RECORDS[:16], RECORDS[16:]
 """With five records a step the last step of an epoch has one: fewer than there are ranks."""
 FULL = {"adapter": "none"}
+
+
+class Records(list[Record]):
+    """As if they were read from two files, which are two sets."""
+
+    @property
+    def parts(self) -> list[tuple[DataFile, list[Record]]]:
+        middle = len(self) // 2
+        sets = {"a": self[:middle], "b": self[middle:]}
+        return [
+            (DataFile(Path(), SourceFile(f"s3://team-a/{name}.jsonl", "", len(part)), "prompt-completion", name), part)
+            for name, part in sets.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ class Several:
                 patches.enter_context(patch.object(tuning, "choose_strategy", lambda *_: scenario.strategy))
             if not scenario.packed:
                 patches.enter_context(patch.object(likelihood, "try_layout", lambda *_: Layout(False, True)))
-            data: Any = Dataset(TRAINED, HELD_OUT, ())  # type: ignore[arg-type]
+            data: Any = Dataset(Records(TRAINED), Records(HELD_OUT), ())  # type: ignore[arg-type]
             files = ModelFiles(self.models / scenario.model, "the-base")
             return tuning.Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
 

@@ -91,7 +91,7 @@ def outcome(directory: Path) -> TrainerError | None:
     try:
         require_loadable(directory, directory, files.name)
         tokenizer = load_tokenizer(files)
-        encoded = Encoder(tokenizer, 64).encode(RECORDS, "training")
+        encoded = Encoder(tokenizer, 64).encode(RECORDS)
         model = load_model(files, LANGUAGE_MODEL, True, "fp32")
         require_matching_vocabulary(model, tokenizer, files.name)
         model(input_ids=torch.tensor([encoded[0].ids.tolist()]))

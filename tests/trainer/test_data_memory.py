@@ -25,11 +25,11 @@ def peak():
 
 path, uri = Path(sys.argv[1]), "s3://team-a/train.jsonl"
 encoder = Encoder(tiny.tokenizer(), 2048)
-encoder.encode([Record("first", text=tiny.TEXT[0])], "training")
+encoder.encode([Record("first", text=tiny.TEXT[0])])
 before = peak()
 format_ = find_format(path, uri, None, ("messages", "prompt-completion", "text"))
 count = sum(1 for _ in read_records(path, uri, format_))
-encoded = encoder.encode(RecordSet([DataFile(path, SourceFile(uri, "", count), format_)]), "training")
+encoded = encoder.encode(RecordSet([DataFile(path, SourceFile(uri, "", count), format_)]))
 print(before, peak(), encoded.tokens)
 """
 PROSE = "The quick brown fox jumps over the lazy dog, and what is the capital of France? "

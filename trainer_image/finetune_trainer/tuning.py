@@ -14,7 +14,7 @@ from accelerate.utils import set_seed  # type: ignore[import-untyped]
 from finetune_api.run import ExitCode, RunConfig
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.evaluation import samples
-from finetune_trainer.evaluation.evaluate import Measured, evaluate
+from finetune_trainer.evaluation.evaluate import Measured, evaluate, measure
 from finetune_trainer.models.adapter import adapter_of, put_on
 from finetune_trainer.models.attention import one_by_one
 from finetune_trainer.models.linear import speed_up
@@ -27,9 +27,9 @@ from finetune_trainer.models.model import (
     require_matching_vocabulary,
 )
 from finetune_trainer.models.modelfiles import ModelFiles
-from finetune_trainer.preparation.data import Dataset
+from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
-from finetune_trainer.preparation.encoding import Encoded
+from finetune_trainer.preparation.sets import Part, Sets
 from finetune_trainer.progress import TRAINING_COST, Progress
 from finetune_trainer.recipes import recipe_of
 from finetune_trainer.scaling.machine import give_back_freed_memory, thread_count, tidy_memory
@@ -109,6 +109,7 @@ class Tuning:
             config.training.max_steps,
             config.training.seed,
             bucketed=not self._layout.packed,
+            weights=[(len(part.examples), part.weight) for part in self.train_set.parts],
         )
         self._loop = self._begin(prepared, resumed)
         self._plan_progress()
@@ -116,12 +117,19 @@ class Tuning:
         gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         gc.enable()
 
-    def _encode(self, data: Dataset) -> tuple[Encoded, Encoded, list[samples.Prompt]]:
-        encoder = Encoder(self._tokenizer, self._config.training.max_length)
-        train = self.recipe.encode(encoder, data.train, "training")
-        validation = self.recipe.encode(encoder, data.validation, "validation")
+    def _encode(self, data: Dataset) -> tuple[Sets, Sets, list[samples.Prompt]]:
+        longest = self._config.training.max_length
+        encoder = Encoder(self._tokenizer, longest)
+
+        def encode(records: RecordSet, what: str, every: bool) -> Sets:
+            parts = ((file, self.recipe.encode(encoder, part, what)) for file, part in records.parts)
+            sets = Sets(Part(file.set, examples, file.weight, file.source.uri) for file, examples in parts)
+            sets.require_learned(what, every, longest)
+            return sets
+
+        train, validation = encode(data.train, "training", True), encode(data.validation, "validation", False)
         count = self._config.evaluation.samples if self.recipe.generates else 0
-        return train, validation, samples.prompts(data.validation, count, encoder, self._tokenizer)
+        return train, validation, samples.prompts(data.validation, count, lambda _: encoder, self._tokenizer)
 
     def _strategy(self) -> Strategy:
         if self._ranks.alone:
@@ -262,7 +270,7 @@ class Tuning:
             self._progress.evaluated,
             self._ranks,
         )
-        measured = Measured(self.recipe.metrics(totals))
+        measured = measure(totals, self.recipe.metrics)
         logger.info("%s", measured)
         answers = self._objective.lend(self._answers)
         tidy_memory()

@@ -54,7 +54,7 @@ def chat(*messages, learn_from: int = 0) -> Record:
     ],
 )
 def test_every_assistant_turn_is_learned_and_nothing_else(template, messages, learned):
-    (example,) = encoder(template).encode([chat(*messages)], "training")
+    (example,) = encoder(template).encode([chat(*messages)])
     assert pieces(example, 1) == learned
     whole = tiny.tokenizer().decode(list(example.ids))
     assert len(pieces(example, 0)) + len(learned) == len(whole)
@@ -65,14 +65,14 @@ def test_every_assistant_turn_is_learned_and_nothing_else(template, messages, le
 @pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, MARKED])
 def test_of_a_conversational_prompt_and_completion_only_the_completion_is_learned(template):
     record = chat(USER, FIRST, AGAIN, SECOND, learn_from=3)
-    (example,) = encoder(template).encode([record], "training")
+    (example,) = encoder(template).encode([record])
     assert pieces(example, 1).startswith(" two it is<|im_end|>")
     assert "one it is" in pieces(example, 0)
 
 
 def test_a_prompt_and_its_completion_are_joined_as_they_are():
     record = Record("line 1", prompt="say 1", completion=" one it is")
-    (example,) = encoder().encode([record], "training")
+    (example,) = encoder().encode([record])
     assert tiny.tokenizer().decode(list(example.ids)) == "say 1 one it is<|im_end|>"
     assert (pieces(example, 0), pieces(example, 1)) == ("say 1", " one it is<|im_end|>")
 
@@ -82,73 +82,67 @@ def test_a_token_across_the_border_of_prompt_and_completion_is_learned():
     tokenizer = tiny.tokenizer(text=("hello world " * 50,))
     assert tokenizer.tokenize("hello world")[-1] == "Ġworld"
     record = Record("line 1", prompt="hello ", completion="world")
-    (example,) = Encoder(tokenizer, 32).encode([record], "training")
+    (example,) = Encoder(tokenizer, 32).encode([record])
     learned = [token for token, mark in zip(example.ids, example.learned, strict=True) if mark]
     assert tokenizer.decode(learned) == " world<|im_end|>"
 
 
 def test_of_a_text_all_is_learned_but_the_first_token_which_nothing_predicts():
-    (example,) = encoder().encode([Record("line 1", text="hello world é 🦊")], "training")
+    (example,) = encoder().encode([Record("line 1", text="hello world é 🦊")])
     assert tiny.tokenizer().decode(list(example.ids)) == "hello world é 🦊<|im_end|>"
     assert list(example.learned) == [0] + [1] * (len(example.ids) - 1)
 
 
 def test_a_long_text_is_cut_into_blocks_and_loses_nothing():
     text = "the quick brown fox " * 40
-    encoded = encoder(max_length=32).encode([Record("line 1", text=text)], "training")
+    encoded = encoder(max_length=32).encode([Record("line 1", text=text)])
     assert len(encoded) > 3
     assert all(len(example.ids) <= 32 for example in encoded)
     assert "".join(tiny.tokenizer().decode(list(e.ids)) for e in encoded) == f"{text}<|im_end|>"
 
 
 def test_a_long_conversation_is_cut_at_its_end():
-    whole = encoder().encode([chat(USER, FIRST, AGAIN, SECOND)], "training")[0]
-    cut = encoder(max_length=30).encode([chat(USER, FIRST, AGAIN, SECOND)], "training")[0]
+    whole = encoder().encode([chat(USER, FIRST, AGAIN, SECOND)])[0]
+    cut = encoder(max_length=30).encode([chat(USER, FIRST, AGAIN, SECOND)])[0]
     assert list(cut.ids) == list(whole.ids)[:30]
     assert cut.learned == whole.learned[:30]
 
 
 def test_records_with_nothing_left_to_learn_are_counted_and_left_out():
     long = Record("line 2", prompt="say " * 50, completion="1")
-    encoded = encoder(max_length=16).encode([Record("line 1", prompt="1", completion="2"), long], "training")
+    encoded = encoder(max_length=16).encode([Record("line 1", prompt="1", completion="2"), long])
     assert (len(encoded), encoded.dropped) == (1, 1)
-
-
-def test_a_set_with_nothing_left_to_learn_is_refused():
-    long = Record("line 2", prompt="say " * 50, completion="1")
-    with pytest.raises(TrainerError, match=r"None of the 1 validation records .* Raise spec.training.maxLength"):
-        encoder(max_length=16).encode([long], "validation")
 
 
 def test_conversations_need_a_chat_template():
     with pytest.raises(TrainerError) as caught:
-        encoder(template=None).encode([chat(USER, FIRST)], "training")
+        encoder(template=None).encode([chat(USER, FIRST)])
     assert caught.value.code is ExitCode.CONFIGURATION_INVALID
     assert "no chat template" in caught.value.message
 
 
 def test_a_broken_template_is_the_models_fault_and_not_that_of_the_data():
     with pytest.raises(TrainerError, match="chat template is no valid Jinja") as caught:
-        encoder(template="{% for message in messages %}").encode([chat(USER, FIRST)], "training")
+        encoder(template="{% for message in messages %}").encode([chat(USER, FIRST)])
     assert caught.value.code is ExitCode.MODEL_INVALID
     assert "chat_template.jinja" in caught.value.message
 
 
 def test_prompts_with_completions_need_none():
     record = Record("line 1", prompt="a", completion="b")
-    assert encoder(template=None).encode([record], "training")
+    assert encoder(template=None).encode([record])
 
 
 def test_a_template_under_which_turns_cannot_be_found_is_refused_not_guessed():
     with pytest.raises(TrainerError) as caught:
-        encoder(BACKWARDS).encode([chat(USER, FIRST)], "training")
+        encoder(BACKWARDS).encode([chat(USER, FIRST)])
     assert caught.value.code is ExitCode.CONFIGURATION_INVALID
     assert "{% generation %}" in caught.value.message
 
 
 def test_what_a_template_says_against_a_conversation_reaches_the_user_with_the_line():
     with pytest.raises(TrainerError) as caught:
-        encoder(STRICT).encode([chat(SYSTEM, USER, FIRST)], "training")
+        encoder(STRICT).encode([chat(SYSTEM, USER, FIRST)])
     assert caught.value.code is ExitCode.DATA_INVALID
     assert caught.value.message.startswith("s3://team-a/chat.jsonl line 7")
     assert "no system role here" in caught.value.message
@@ -158,7 +152,7 @@ def test_a_text_of_many_pieces_has_the_tokens_of_the_whole():
     """Longer texts than the tokenizer is given at once; broken at spaces, which it does not reach across."""
     text = "the quick brown fox, jumps over 2 lazy dogs.\nWhat is é? " * 3000
     assert len(text) > 2 * PIECE
-    encoded = encoder(max_length=1000).encode([Record("line 1", text=text)], "training")
+    encoded = encoder(max_length=1000).encode([Record("line 1", text=text)])
     ids = [token for example in encoded for token in example.ids]
     end = tiny.tokenizer().eos_token_id
     assert ids == [*tiny.tokenizer()(text)["input_ids"], end]
@@ -167,7 +161,7 @@ def test_a_text_of_many_pieces_has_the_tokens_of_the_whole():
 
 def test_turns_are_learned_in_every_piece_of_a_long_conversation():
     many = (USER, FIRST) * 3000
-    (example,) = encoder(max_length=200_000).encode([chat(*many)], "training")
+    (example,) = encoder(max_length=200_000).encode([chat(*many)])
     assert len(tiny.tokenizer().decode(list(example.ids))) > 2 * PIECE
     assert pieces(example, 1) == "one it is<|im_end|>\n" * 3000
 
@@ -178,7 +172,7 @@ def test_of_a_record_far_longer_than_max_length_only_what_can_be_kept_is_tokeniz
     given = []
     encode = made._encode
     monkeypatch.setattr(made, "_encode", lambda texts: given.extend(texts) or encode(texts))
-    (example,) = made.encode([long], "training")
+    (example,) = made.encode([long])
     assert len(example.ids) == 50
     assert sum(map(len, given)) < 2 * PIECE
 
@@ -189,18 +183,18 @@ def test_the_tokens_that_a_tokenizer_adds_of_its_own_accord_are_there_and_not_le
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|endoftext|> $A <|im_end|>", special_tokens=[("<|endoftext|>", start), ("<|im_end|>", end)]
     )
-    (example,) = Encoder(tokenizer, 64).encode([Record("line 1", text="hello world")], "training")
+    (example,) = Encoder(tokenizer, 64).encode([Record("line 1", text="hello world")])
     assert list(example.ids) == tokenizer("hello world")["input_ids"]
     assert example.ids[0] == start
     assert list(example.learned) == [0] + [1] * (len(example.ids) - 1)
-    (of_template,) = Encoder(tokenizer, 64).encode([chat(USER, FIRST)], "training")
+    (of_template,) = Encoder(tokenizer, 64).encode([chat(USER, FIRST)])
     assert start not in of_template.ids
 
 
 def test_spaces_are_learned_also_where_the_tokenizer_does_not_count_them_as_characters():
     tokenizer = copy.deepcopy(tiny.tokenizer())
     tokenizer.backend_tokenizer.post_processor = trimming = processors.ByteLevel(trim_offsets=True)
-    (example,) = Encoder(tokenizer, 64).encode([Record("line 1", prompt="say", completion="    x =  1")], "training")
+    (example,) = Encoder(tokenizer, 64).encode([Record("line 1", prompt="say", completion="    x =  1")])
     assert pieces(example, 1) == "    x =  1<|im_end|>"
     assert tokenizer.backend_tokenizer.post_processor.__getstate__() == trimming.__getstate__()
 
@@ -211,7 +205,7 @@ def test_a_tokenizer_that_breaks_on_a_record_names_it():
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
     records = [Record("line 1", text="b"), Record("line 2", text="a" * 40 + "b"), Record("line 3", text="b")]
     with pytest.raises(TrainerError, match="line 2: the model's tokenizer breaks on this record") as caught:
-        Encoder(tokenizer, 64).encode(records, "training")
+        Encoder(tokenizer, 64).encode(records)
     assert caught.value.code is ExitCode.MODEL_INVALID
 
 
@@ -221,13 +215,13 @@ def test_a_fault_in_the_data_ends_the_work_with_its_own_error():
         raise TrainerError(ExitCode.DATA_INVALID, "line 301 is broken")
 
     with pytest.raises(TrainerError, match="line 301 is broken"):
-        encoder().encode(records(), "training")
+        encoder().encode(records())
 
 
 def test_a_template_runs_in_a_sandbox():
     escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(TrainerError, match="unsafe"):
-        encoder(escape).encode([chat(USER, FIRST)], "training")
+        encoder(escape).encode([chat(USER, FIRST)])
 
 
 @pytest.mark.parametrize(

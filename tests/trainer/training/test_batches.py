@@ -16,8 +16,8 @@ lengths = st.lists(st.integers(2, 64), min_size=1, max_size=200)
 @given(lengths, st.integers(1, 20), st.integers(1, 4), st.integers(0, 9))
 def test_an_epoch_sees_every_example_once(lengths, batch_size, epochs, seed):
     plan = plan_batches(lengths, batch_size, epochs, None, seed)
-    seen = Counter(index for step in plan for index in step)
-    assert seen == Counter(dict.fromkeys(range(len(lengths)), epochs))
+    times = Counter(index for step in plan for index in step)
+    assert times == Counter(dict.fromkeys(range(len(lengths)), epochs))
     assert len(list(plan)) == plan.total_steps == epochs * plan.steps_per_epoch
 
 
@@ -67,6 +67,58 @@ def test_records_that_are_padded_are_batched_with_others_of_about_their_length()
 def test_any_step_can_be_found_by_its_number(lengths, batch_size, steps, bucketed):
     plan = plan_batches(lengths, batch_size, None, steps, 1, bucketed)
     assert [plan.step(number) for number in reversed(range(steps))] == list(plan)[::-1]
+
+
+parts = st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 4)), min_size=1, max_size=5)
+
+
+def mixture(parts, batch_size=7, epochs=None, max_steps=None, seed=3):
+    count = sum(count for count, _ in parts)
+    return plan_batches([index % 13 + 2 for index in range(count)], batch_size, epochs, max_steps, seed, weights=parts)
+
+
+def seen(plan, steps):
+    return Counter(index for number in range(steps) for index in plan.step(number))
+
+
+@settings(deadline=None)
+@given(parts, st.integers(1, 20), st.integers(1, 5))
+def test_every_epoch_sees_of_each_part_its_share_and_no_example_is_preferred(parts, batch_size, epochs):
+    plan = mixture(parts, batch_size, epochs)
+    assert plan.total_steps == epochs * plan.steps_per_epoch
+    first = 0
+    for count, weight in parts:
+        share = max(1, int(weight * count + 0.5))
+        for epoch in range(1, epochs + 1):
+            times = seen(plan, epoch * plan.steps_per_epoch)
+            of_part = [times[index] for index in range(first, first + count)]
+            assert sum(of_part) == epoch * share
+            assert max(of_part) - min(of_part) <= 1
+        first += count
+
+
+@settings(deadline=None)
+@given(parts, st.integers(1, 20), st.integers(1, 60), st.integers(0, 9))
+def test_the_tokens_of_a_mixture_are_known_beforehand_and_any_of_its_steps(parts, batch_size, steps, seed):
+    plan = mixture(parts, batch_size, None, steps, seed)
+    planned = list(plan)
+    assert plan.total_tokens == sum(plan.lengths[index] for step in planned for index in step)
+    assert [plan.step(number) for number in reversed(range(steps))] == planned[::-1]
+    assert list(mixture(parts, batch_size, None, steps, seed)) == planned
+
+
+def test_weights_of_one_are_no_weights():
+    lengths = [index % 13 + 2 for index in range(60)]
+    one_set, mixed = (plan_batches(lengths, 7, 2, None, 5, weights=w) for w in (None, [(20, 1.0), (40, 1.0)]))
+    assert list(one_set) == list(mixed)
+
+
+def test_half_a_weight_sees_the_other_half_in_the_next_epoch_and_another_seed_draws_another_half():
+    plan = mixture([(40, 0.5)], epochs=2)
+    halves = [set(seen(plan, plan.steps_per_epoch))]
+    halves.append(set(seen(plan, 2 * plan.steps_per_epoch)) - halves[0])
+    assert [len(half) for half in halves] == [20, 20]
+    assert set(seen(mixture([(40, 0.5)], epochs=1, seed=4), plan.steps_per_epoch)) not in halves
 
 
 def longest_first(lengths):

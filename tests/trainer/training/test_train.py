@@ -42,7 +42,7 @@ def model(model_directory):
 @pytest.fixture(scope="module")
 def examples():
     records = [Record(f"line {n}", prompt="say " * (n + 1), completion=" one" * (9 - n)) for n in range(8)]
-    return Encoder(tiny.tokenizer(), 64).encode(records, "training")
+    return Encoder(tiny.tokenizer(), 64).encode(records)
 
 
 @dataclass

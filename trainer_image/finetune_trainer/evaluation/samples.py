@@ -1,13 +1,14 @@
 """Answers of a model to a few held-out prompts, for people to read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat, zip_longest
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from finetune_trainer.preparation.data import DataFile, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.record import Record
 
@@ -20,17 +21,25 @@ class Prompt:
     text: str
     reference: str
     """The answer that the record holds."""
+    set: str = ""
+    """Name of the set that it is from."""
 
 
 def prompts(
-    records: Iterable[Record], count: int, encoder: Encoder, tokenizer: PreTrainedTokenizerBase
+    records: RecordSet, count: int, encoder: Callable[[DataFile], Encoder], tokenizer: PreTrainedTokenizerBase
 ) -> list[Prompt]:
-    """The prompts of the first ``count`` records."""
+    """The prompts of the first ``count`` records, taken from each file in turn; ``encoder`` is that for a file."""
     made = []
-    for record in islice(records, count):
-        ids, reference = encoder.prompt(record)
-        made.append(Prompt(ids, str(tokenizer.decode(ids)), reference))
+    for file, record in islice(_in_turn(records), count):
+        ids, reference = encoder(file).prompt(record)
+        made.append(Prompt(ids, str(tokenizer.decode(ids)), reference, file.set))
     return made
+
+
+def _in_turn(records: RecordSet) -> Iterator[tuple[DataFile, Record]]:
+    """The first record of each file, the second of each, …"""
+    files = [zip(repeat(file), part) for file, part in records.parts]
+    return (pair for pairs in zip_longest(*files) for pair in pairs if pair)
 
 
 @torch.no_grad()

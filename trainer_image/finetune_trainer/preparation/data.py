@@ -7,7 +7,6 @@ data may be larger than memory. What is wrong with a record is found here, befor
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from finetune_api.run import ExitCode
@@ -16,6 +15,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.formats import Format
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.records import find_format, read_records
+from finetune_trainer.preparation.sets import set_names
 from finetune_trainer.storage.store import Store
 
 
@@ -36,6 +36,10 @@ class DataFile:
     path: Path
     source: SourceFile
     format: Format
+    set: str = "data"
+    """Name of the set that it belongs to."""
+    weight: float = 1.0
+    """Times that an epoch sees each of its records."""
 
 
 class RecordSet:
@@ -56,6 +60,16 @@ class RecordSet:
             yield from read_records(file.path, file.source.uri, file.format, chosen)
             first += file.source.records
 
+    @property
+    def parts(self) -> "list[tuple[DataFile, RecordSet]]":
+        """The records of each file by themselves, where there are any."""
+        first, parts = 0, []
+        for file in self._files:
+            chosen = self._chosen[first : first + file.source.records]
+            parts.append((file, RecordSet([file], chosen)))
+            first += file.source.records
+        return [(file, records) for file, records in parts if len(records)]
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -69,22 +83,28 @@ class Dataset:
 def load(data: Data, formats: Sequence[Format], seed: int, store: Store, directory: Path) -> Dataset:
     """Downloads and reads the files of ``spec.data``, whose records are of ``formats``; the split is drawn by ``seed``
     alone."""
-    fetch = partial(_fetch, formats, store)
-    train = [fetch(source, directory / "train" / str(n)) for n, source in enumerate(data.train)]
+    train = _fetch_all(data.train, formats, store, directory / "train")
     sources = tuple(file.source for file in train)
     if data.validation is not None:
-        held = [fetch(source, directory / "validation" / str(n)) for n, source in enumerate(data.validation)]
+        held = _fetch_all(data.validation, formats, store, directory / "validation")
         return Dataset(RecordSet(train), RecordSet(held), sources + tuple(file.source for file in held))
     held_out = hold_out(sum(source.records for source in sources), data.validation_fraction or 0.0, seed)
     kept = held_out.translate(bytes((1, 0)) + bytes(254))
     return Dataset(RecordSet(train, kept), RecordSet(train, held_out), sources)
 
 
-def _fetch(formats: Sequence[Format], store: Store, source: DataSource, path: Path) -> DataFile:
+def _fetch_all(
+    sources: Sequence[DataSource], formats: Sequence[Format], store: Store, directory: Path
+) -> list[DataFile]:
+    named = enumerate(zip(sources, set_names(sources), strict=True))
+    return [_fetch(formats, store, source, name, directory / str(number)) for number, (source, name) in named]
+
+
+def _fetch(formats: Sequence[Format], store: Store, source: DataSource, name: str, path: Path) -> DataFile:
     digest = store.download(source.uri, path)
     format_ = find_format(path, source.uri, None if source.format == "auto" else source.format, formats)
     count = sum(1 for _ in read_records(path, source.uri, format_, formats=formats))
-    return DataFile(path, SourceFile(source.uri, digest, count), format_)
+    return DataFile(path, SourceFile(source.uri, digest, count), format_, name, source.weight or 1.0)
 
 
 def hold_out(records: int, fraction: float, seed: int) -> bytes:

@@ -75,21 +75,11 @@ class Encoder:
         self._backend.no_padding()
         self._special = self._own_tokens()
 
-    def encode(self, records: Iterable[Record], what: str) -> Encoded:
-        """All records, gone through once; ``what`` names the set in errors.
-
-        Raises:
-            TrainerError: DATA_INVALID, if no record has anything left to learn.
-        """
+    def encode(self, records: Iterable[Record]) -> Encoded:
+        """All records, gone through once; those that leave nothing to learn are left out and counted."""
         used = Counter[bool]()
         with _all_characters(self._backend):
             encoded = Encoded(self._examples(records, used))
-        if not len(encoded):
-            raise TrainerError(
-                ExitCode.DATA_INVALID,
-                f"None of the {used[False]} {what} records has anything to learn within its first "
-                f"{self._max_length} tokens. Raise spec.training.maxLength or shorten the prompts.",
-            )
         encoded.dropped = used[False]
         return encoded
 

@@ -8,6 +8,7 @@ from finetune_api.run import RunConfig
 from finetune_api.status import Metric
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import SourceFile
+from finetune_trainer.publishing.bysets import of_sets, overall
 
 
 def model_card(
@@ -27,20 +28,29 @@ def model_card(
         tags=["finetune-operator", *(["lora"] if adapter else [])],
     )
     base = config.model.origin or config.model.uri
-    measured = [[metric.name, _number(metric.baseline), _number(metric.value)] for metric in metrics]
     sections = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {config.job.name}",
         f"{'A LoRA adapter for' if adapter else 'Fine-tuned from'} `{base}`"
         f"{f' (revision `{files.revision}`)' if files.revision else ''}.",
         "## Evaluation\n\nOn held-out records that were never trained on.\n\n"
-        + _table(["metric", "base", "tuned"], measured),
+        + _table(["metric", "base", "tuned"], [_row(metric) for metric in overall(metrics)]),
+        *_by_sets(metrics),
         "## Data\n\n" + _table(["file", "records", "SHA-256"], [[f.uri, str(f.records), f.sha256] for f in data]),
         "## Hyperparameters\n\n" + _table(["name", "value"], [[k, str(v)] for k, v in hyperparameters.items()]),
         "## Versions\n\n" + _table(["package", "version"], [[k, v] for k, v in versions.items()]),
         _usage(config, adapter),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _by_sets(metrics: Sequence[Metric]) -> list[str]:
+    rows = [[name, *_row(metric)] for name, found in of_sets(metrics).items() for metric in found]
+    return ["### By set\n\n" + _table(["set", "metric", "base", "tuned"], rows)] if rows else []
+
+
+def _row(metric: Metric) -> list[str]:
+    return [metric.name, _number(metric.baseline), _number(metric.value)]
 
 
 def _number(value: float | None) -> str:

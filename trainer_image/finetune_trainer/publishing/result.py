@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunConfig, RunResult
-from finetune_api.status import Metric, Result, Usage
+from finetune_api.status import METRICS_LIMIT, Metric, Result, Usage
 from finetune_trainer.preparation.data import Dataset
+from finetune_trainer.publishing.bysets import sets_report
 from finetune_trainer.publishing.modelcard import model_card
 from finetune_trainer.publishing.versions import versions
 from finetune_trainer.training.history import History
@@ -30,7 +31,8 @@ class Outcome:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The tuned model beside its base."""
+        """The tuned model beside its base: of the whole, then of each set. The report has all of them, the status the
+        first ones."""
         baseline = self.base.measured.metrics if self.base else {}
         named = self.tuned.measured.metrics
         return tuple(Metric(name=name, value=value, baseline=baseline.get(name)) for name, value in named.items())
@@ -40,7 +42,7 @@ class Outcome:
         adapter, model = self.tuning.adapter, self.config.model
         return RunResult(
             outcome="Succeeded",
-            metrics=self.metrics,
+            metrics=self.metrics[:METRICS_LIMIT],
             result=Result(
                 adapter_uri=location if adapter else None,
                 model_uri=None if adapter else location,
@@ -84,6 +86,7 @@ class Outcome:
             "run": self.config.to_dict(),
             "base": {"name": tuning.files.name, "revision": tuning.files.revision},
             "data": [asdict(file) for file in self.data.files],
+            "sets": sets_report(self.tuning, self.metrics),
             "sequences": {
                 "train": len(tuning.train_set),
                 "validation": len(tuning.validation_set),
@@ -96,6 +99,7 @@ class Outcome:
             "steps": [asdict(step) for step in self.trained.steps],
             "samples": [
                 {
+                    "set": prompt.set,
                     "prompt": prompt.text,
                     "reference": prompt.reference,
                     "base": self.base.answers[index] if self.base else None,

@@ -29,8 +29,8 @@ class Recipe:
         self.config = config
 
     def encode(self, encoder: Encoder, records: RecordSet, what: str) -> Encoded:
-        """Records as examples; ``what`` names the set in errors."""
-        return encoder.encode(records, what)
+        """The records of one file as examples, none where nothing is left to learn; ``what``: training, validation."""
+        return encoder.encode(records)
 
     def objective(self, model: Any) -> Objective:
         """The loss that ``model``, with this recipe's head, learns by."""

@@ -2,17 +2,60 @@
 
 A plan depends on the lengths, the settings and the seed alone: equal runs see equal batches, the number of steps is
 known from the start, and any step can be found again by its number.
+
+**Weights.** A part of n examples and weight w gives every epoch as many examples: n w, rounded, at least one. They are
+the next ones of an endless row of shuffled copies of the part (permutations drawn by the seed), in which each epoch
+begins where the one before ended. So a whole weight gives every example as often in each epoch, a fractional one gives
+no example twice before all were given once, and after any number of epochs no example of a part was given more than
+once oftener than another. What all parts give is then shuffled together: a step has of each part what chance brings, on
+average its share.
 """
 
 import functools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 _BUCKET = 50
 """Steps whose records are sorted by length together where records are padded, so that those of a step are about as
 long."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Examples that follow one another and have one weight."""
+
+    first: int
+    """Number of the first one."""
+    count: int
+    per_epoch: int
+    """Examples that it gives each epoch."""
+    seed: str
+
+    def given(self, epoch: int) -> list[int]:
+        """The examples that it gives an epoch; in no order where they are all of them."""
+        begin, end = epoch * self.per_epoch, (epoch + 1) * self.per_epoch
+        given: list[int] = []
+        while begin < end:
+            copy, within = divmod(begin, self.count)
+            taken = min(self.count - within, end - begin)
+            given += self._copy(copy)[within : within + taken] if taken < self.count else self._all
+            begin += taken
+        return given
+
+    def times_before(self, epoch: int) -> tuple[int, list[int]]:
+        """How often every example is given before an epoch, and which are given once more."""
+        copy, within = divmod(epoch * self.per_epoch, self.count)
+        return copy, self._copy(copy)[:within] if within else []
+
+    @property
+    def _all(self) -> range:
+        return range(self.first, self.first + self.count)
+
+    def _copy(self, number: int) -> list[int]:
+        return random.Random(f"{self.seed}/{number}").sample(self._all, self.count)  # noqa: S311 - an order, not a secret
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +70,18 @@ class BatchPlan:
     seed: int
     bucketed: bool
     """Whether the examples of a step are of about one length, because they are going to be padded."""
+    sources: Sequence[Source]
+    """Of all examples."""
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Examples that an epoch sees, repetitions counted: as many as there are, where no weight says otherwise."""
+        return sum(source.per_epoch for source in self.sources)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every example is seen once."""
-        return math.ceil(len(self.lengths) / self.batch_size)
+        """Steps in which every example is seen as often as its weight says."""
+        return math.ceil(self.examples_per_epoch / self.batch_size)
 
     def step(self, number: int) -> list[int]:
         """The examples of step ``number``, from 0, longest first."""
@@ -47,12 +97,16 @@ class BatchPlan:
         """Tokens of all steps, repetitions counted, padding not."""
         whole, rest = divmod(self.total_steps, self.steps_per_epoch)
         last = sum(self.lengths[index] for step in self._epoch(whole)[:rest] for index in step) if rest else 0
-        return whole * int(sum(self.lengths)) + int(last)
+        for source in self.sources:
+            times, once_more = source.times_before(whole)
+            last += times * sum(self.lengths[source.first : source.first + source.count])
+            last += sum(self.lengths[index] for index in once_more)
+        return int(last)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
     def _epoch(self, number: int) -> list[list[int]]:
         chance = random.Random(f"{self.seed}/{number}")  # noqa: S311 - an order, not a secret
-        order = list(range(len(self.lengths)))
+        order = [index for source in self.sources for index in source.given(number)]
         chance.shuffle(order)
         window = self.batch_size * (_BUCKET if self.bucketed else 1)
         steps = []
@@ -70,11 +124,22 @@ def plan_batches(
     max_steps: int | None,
     seed: int,
     bucketed: bool = False,
+    weights: Sequence[tuple[int, float]] | None = None,
 ) -> BatchPlan:
-    """The plan for ``max_steps`` steps, or for ``epochs`` passes (absent: 3), rounded up to whole steps."""
-    per_epoch = math.ceil(len(lengths) / batch_size)
-    total = max_steps or math.ceil(round((epochs or 3) * per_epoch, 6))
-    return BatchPlan(lengths, batch_size, total, seed, bucketed)
+    """The plan for ``max_steps`` steps, or for ``epochs`` passes (absent: 3), rounded up to whole steps.
+
+    Args:
+        weights: for each part of the examples, in their order, how many they are and how often an epoch sees each of
+            them; absent: all once.
+    """
+    parts = weights or [(len(lengths), 1.0)]
+    starts = accumulate((count for count, _ in parts), initial=0)
+    sources = tuple(
+        Source(first, count, max(1, math.floor(weight * count + 0.5)), f"{seed}/part {number}")
+        for number, (first, (count, weight)) in enumerate(zip(starts, parts, strict=False))
+    )
+    plan = BatchPlan(lengths, batch_size, 0, seed, bucketed, sources)
+    return replace(plan, total_steps=max_steps or math.ceil(round((epochs or 3) * plan.steps_per_epoch, 6)))
 
 
 @dataclass(frozen=True)

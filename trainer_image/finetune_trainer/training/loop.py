@@ -18,6 +18,7 @@ from torch import Tensor
 
 from finetune_api.spec import Training
 from finetune_trainer.preparation.encoding import Encoded
+from finetune_trainer.preparation.sets import Sets
 from finetune_trainer.progress import StepDone
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.scaling.sharding import forget_gathered, whole
@@ -44,7 +45,7 @@ class Loop:
 
     objective: Any
     """[batch → Loss], prepared by Accelerate; its parameters that require gradients are trained in place."""
-    examples: Encoded
+    examples: Encoded | Sets
     plan: BatchPlan
     cut: Cut
     settings: Training

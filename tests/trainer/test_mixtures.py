@@ -1,0 +1,101 @@
+"""Several sets in one run: what a weight does, and that each set is measured as if it were alone."""
+
+import pytest
+
+from tests import tiny
+
+RED = [{"prompt": f"say {n % 5}", "completion": " red"} for n in range(24)]
+BLUE = [{"prompt": f"say {n % 5}", "completion": " blue"} for n in range(24)]
+"""Two sets that contradict each other: a model answers what it was shown more often."""
+COUNT = [{"messages": chat["messages"]} for chat in tiny.CHATS[:17]]
+
+
+@pytest.fixture
+def put(s3, trainer):
+    def put(name, records):
+        return s3.put(f"data/{trainer.directory.name}/{name}.jsonl", tiny.json_lines(*records))
+
+    return put
+
+
+def mixture(put, *sets, validation=None):
+    """The data section: for each set its name, its records and what else is said of it."""
+    train = [{"uri": put(name, records), **more} for name, records, more in sets]
+    held = [{"uri": put(f"{name}-dev", records), "name": name} for name, records, _ in validation or sets]
+    return {"train": train, "validation": held}
+
+
+@pytest.mark.parametrize(("red", "blue"), [({"weight": 3}, {"weight": 0.5}), ({"weight": 0.5}, {"weight": 3})])
+def test_a_model_learns_what_has_the_greater_weight(s3, trainer, put, red, blue):
+    """Both sets are equally long: with the weights left out of account neither answer would be the likelier one."""
+    data = mixture(put, ("red", RED, red), ("blue", BLUE, blue))
+    training = {"epochs": 3, "learningRate": 1e-2, "maxLength": 64, "batchSize": 6}
+    ended = trainer.run(data=data, training=training)
+    assert ended.code == 0, ended.result.error
+    losses = {name: ended.metric(f"{name}/eval_loss")[0] for name in ("red", "blue")}
+    more, less = ("red", "blue") if red["weight"] > 1 else ("blue", "red")
+    assert losses[more] + 0.5 < losses[less]
+    assert ended.metric(f"{more}/token_accuracy")[0] > ended.metric(f"{less}/token_accuracy")[0]
+    sets = {entry["name"]: entry for entry in s3.report(ended.location)["sets"]}
+    assert [sets[name]["train"][0]["perEpoch"] for name in (more, less)] == [72, 12]
+    assert ended.result.usage.trained_tokens == sum(step["tokens"] for step in s3.report(ended.location)["steps"])
+
+
+def test_each_set_is_measured_as_if_it_were_alone(s3, trainer, put):
+    sets = [("red", RED, {}), ("count", COUNT, {"weight": 2})]
+    learn = {"maxSteps": 4, "learningRate": 1e-2, "maxLength": 64}
+    together = trainer.run(data=mixture(put, *sets), training=learn, evaluation={"samples": 3, "maxNewTokens": 4})
+    assert together.code == 0, together.result.error
+    names = [metric.name for metric in together.result.metrics]
+    assert names[:3] == ["eval_loss", "perplexity", "token_accuracy"]
+    assert names[3:5] == ["red/eval_loss", "count/eval_loss"]
+    for number, alone in enumerate(sets):
+        ended = trainer.run(
+            data=mixture(put, *sets, validation=[alone]),
+            training=learn,
+            outputPrefix=f"{together.config.output_prefix}{number}/",
+        )
+        assert [metric.name for metric in ended.result.metrics] == names[:3]
+        for name in names[:3]:
+            assert together.metric(f"{alone[0]}/{name}") == pytest.approx(ended.metric(name), rel=1e-5)
+    report = s3.report(together.location)
+    assert [(entry["name"], entry["validation"][0]["sequences"]) for entry in report["sets"]] == [
+        ("red", 24),
+        ("count", 17),
+    ]
+    assert [sample["set"] for sample in report["samples"]] == ["red", "count", "red"]
+    card = s3.get(f"{together.location}README.md").decode()
+    loss, base = together.metric("count/eval_loss")
+    assert f"| count | eval_loss | {base:.4f} | {loss:.4f} |" in card
+    tokens = {entry["name"]: entry["validation"][0]["tokens"] for entry in report["sets"]}
+    assert set(tokens) == {"red", "count"}
+
+
+def test_a_mixture_that_was_killed_goes_on_to_the_same_bits(runs, put):
+    data = mixture(put, ("red", RED, {"weight": 0.4}), ("count", COUNT, {"weight": 1.5}))
+    training = {"epochs": 2, "learningRate": 1e-2, "maxLength": 64, "batchSize": 4}
+    results = []
+    for name, signals in (("whole", {}), ("killed", {"step 5": "SIGTERM"})):
+        config = runs.config(name, data=data, training=training, checkpoint={"everySteps": 2})
+        life = runs.live(config, **signals)
+        if signals:
+            assert life.code != 0
+            life = runs.live(config)
+        assert life.code == 0, life.log
+        results.append(runs.result(config))
+    assert results[0] == results[1]
+    assert len(results[0]["steps"]) == 2 * 9  # 10 of red and 26 of count, four a step
+
+
+def test_held_out_records_are_measured_by_the_set_that_they_are_from(trainer, put):
+    train = [{"uri": put("red", RED)}, {"uri": put("count", COUNT)}]
+    ended = trainer.run(data={"train": train, "validationFraction": 0.3})
+    assert {"eval_loss", "red/eval_loss", "count/eval_loss"} <= {metric.name for metric in ended.result.metrics}
+
+
+def test_a_set_of_which_nothing_can_be_learned_is_named(trainer, put):
+    long = [{"prompt": "say " * 200, "completion": " so"}] * 5
+    ended = trainer.run(data=mixture(put, ("red", RED, {}), ("long", long, {}), validation=[("red", RED, {})]))
+    assert ended.code == 11
+    assert "None of the 5 training records of s3://" in ended.message
+    assert "long.jsonl has anything to learn within its first 64 tokens" in ended.message

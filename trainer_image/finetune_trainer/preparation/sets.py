@@ -1,0 +1,104 @@
+"""Several sets of examples in one run: what they are called, and how they lie one after the other. Needs no torch."""
+
+import re
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from finetune_api.run import ExitCode
+from finetune_api.spec import DataSource
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.preparation.encoding import Encoded, Example
+
+_LONGEST = 32
+"""Characters of a name, as in ``DataSource.name``."""
+
+
+def set_names(sources: Sequence[DataSource]) -> list[str]:
+    """The name of the set that each file belongs to: the user's, or one made of its URI, with as many folders as tell
+    it from the others."""
+    places = {source.uri: re.sub(r"\.[^./]*$", "", source.uri).split("/")[2:] for source in sources if not source.name}
+    names: dict[str, str] = {}
+    for depth in range(1, 1 + max(map(len, places.values()), default=0)):
+        made = {uri: _plain("-".join(place[-depth:])) for uri, place in places.items() if uri not in names}
+        times = Counter([*made.values(), *names.values()])
+        names |= {uri: name for uri, name in made.items() if times[name] == 1}
+    alike = [uri for uri in places if uri not in names]
+    names |= {uri: f"{_plain(places[uri][-1])[: _LONGEST - 3]}-{number}" for number, uri in enumerate(alike, 1)}
+    return [source.name or names[source.uri] for source in sources]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-_LONGEST:].strip("._-") or "set"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The examples of one file."""
+
+    set: str
+    """Name of the set that it belongs to."""
+    examples: Encoded
+    weight: float = 1.0
+    """Times that an epoch sees each of them."""
+    source: str = ""
+    """URI of the file."""
+
+
+class Sets:
+    """The examples of all parts, one part after the other, numbered through. Reads like :class:`Encoded`."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.parts = tuple(parts)
+        self.lengths, self.units = array("i"), array("d")
+        for part in self.parts:
+            self.lengths += part.examples.lengths
+            self.units += part.examples.units
+        self._starts = [0, *accumulate(len(part.examples) for part in self.parts)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        if index not in range(len(self)):
+            raise IndexError(index)
+        number = bisect_right(self._starts, index) - 1
+        return self.parts[number].examples[index - self._starts[number]]
+
+    @property
+    def dropped(self) -> int:
+        """Records of which nothing to learn was left."""
+        return sum(part.examples.dropped for part in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all, not counting padding."""
+        return sum(part.examples.tokens for part in self.parts)
+
+    def require_learned(self, what: str, every: bool, max_length: int) -> None:
+        """Refuses examples of which there are none: none at all, or none of one file where ``every`` file counts.
+
+        Raises:
+            TrainerError: DATA_INVALID. ``what`` names them there.
+        """
+        empty = [part for part in self.parts if not len(part.examples)]
+        if len(empty) == len(self.parts) or (every and empty):
+            where = f" of {empty[0].source}" if len(self.parts) > 1 and every else ""
+            records = sum(part.examples.dropped for part in (empty[:1] if where else empty))
+            raise TrainerError(
+                ExitCode.DATA_INVALID,
+                f"None of the {records} {what} records{where} has anything to learn within its first {max_length} "
+                "tokens. Raise spec.training.maxLength or shorten the prompts.",
+            )
+
+    @property
+    def by_name(self) -> dict[str, list[int]]:
+        """The numbers of the examples of each set."""
+        numbers: dict[str, list[int]] = {}
+        for part, start in zip(self.parts, self._starts, strict=False):
+            if len(part.examples):
+                numbers.setdefault(part.set, []).extend(range(start, start + len(part.examples)))
+        return numbers
