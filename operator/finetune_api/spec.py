@@ -82,9 +82,25 @@ class DataSource(Model):
 
     uri: Annotated[Uri, Field(pattern=r"^s3://[^/]+/(.*[^/])$")]
     """The object: `s3://bucket/path/train.jsonl`. JSON Lines, or plain text (`.txt`, documents between blank lines)."""
-    format: Literal["auto", "messages", "prompt-completion", "text"] | None = None
-    """What a record looks like: `messages` (OpenAI chat), `prompt-completion` (`prompt` and `completion`),
-    `text` (`text`, or plain text). Absent or `auto`: found out from the first record."""
+    format: (
+        Literal[
+            "auto",
+            "messages",
+            "prompt-completion",
+            "text",
+            "text-label",
+            "text-labels",
+            "token-tags",
+            "question-answer",
+        ]
+        | None
+    ) = None
+    """What a record looks like. For text-generation: `messages` (OpenAI chat), `prompt-completion` (`prompt` and
+    `completion`), `text` (`text`, or plain text). For text-classification: `text-label` (`text`, `label`, and
+    `text_pair` where it is about two texts), or `text-labels` (the same with a list `labels`, each of which applies).
+    For token-classification: `token-tags` (`tokens`, a list of words, and `tags`, one for each). For
+    question-answering: `question-answer` (`question`, `context`, and SQuAD's `answers` with `text` and `answer_start`;
+    empty lists: there is no answer). Absent or `auto`: found out from the first record."""
     name: Annotated[str, Field(max_length=32, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")] | None = None
     """Name of the set in metrics and report, where there are several: `math` gives `math/eval_loss`. Files of one name
     are one set. Absent: the file's name without its ending, with the folder before it where two are called alike."""
@@ -224,7 +240,8 @@ class Training(Model):
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time.
     `auto`: where the longest record would not fit otherwise."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Tokens a record is cut to."""
+    """Tokens a record is cut to. What a text-classification reads of a text, and a token-classification of its words,
+    ends there; a question-answering reads a longer text in windows of this length, which overlap."""
     optimizer: Annotated[
         Literal["adamw", "sgd", "rmsprop", "adafactor", "adamw8bit"],
         NotYet(("sgd", "rmsprop", "adafactor", "adamw8bit")),
@@ -391,9 +408,13 @@ class FineTuneJobSpec(Model):
             "token-classification",
             "question-answering",
         ],
-        NotYet(("text2text-generation", "text-classification", "token-classification", "question-answering")),
+        NotYet(("text2text-generation",)),
     ] = "text-generation"
-    """What the model is for, in transformers' words."""
+    """What the model is for, in transformers' words. `text-classification`: one label of several, or each that applies,
+    by an encoder (BERT) or a decoder (Llama); `token-classification`: a tag for each word (entities, kinds of words);
+    `question-answering`: the part of a text that answers a question. These three put a head on the model, if it has
+    none for the data's labels: its weights are drawn by training.seed, all of it is trained, and it is published with
+    the adapter. The untouched base is measured with that head, too, as it was drawn."""
     model: ModelSource
     """The model to start from."""
     storage: Storage = Storage()

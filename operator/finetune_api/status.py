@@ -92,8 +92,10 @@ class Metric(StatusModel):
     """One evaluation metric, of the tuned model and of the untouched base on the same records."""
 
     name: Annotated[str, Field(max_length=64)]
-    """Name: eval_loss (nats), perplexity, f1 … The first of a job's metrics is the one that `kubectl get` shows. Of one
-    set among several it has the set's name in front: `math/eval_loss`."""
+    """Name: eval_loss (nats a token or record), perplexity, token_accuracy; f1, accuracy, precision, recall (of labels:
+    means over those that occur; of entities: of all of them), micro_f1 (of several labels); exact_match. The first of a
+    job's metrics is the one that `kubectl get` shows. Of one set among several it has the set's name in front:
+    `math/eval_loss`."""
     value: float
     """Of the tuned model."""
     baseline: float | None = None

@@ -92,7 +92,7 @@ BROKEN = [
 
 NOT_YET = [
     ("profile", "a100"),
-    ("task", "text-classification"),
+    ("task", "text2text-generation"),
     ("data.train.0.template", "{{ prompt }}"),
     ("data.test", [{"uri": "s3://b/t.jsonl"}]),
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),

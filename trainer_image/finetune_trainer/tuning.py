@@ -27,6 +27,7 @@ from finetune_trainer.models.model import (
     require_matching_vocabulary,
 )
 from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.sets import Part, Sets
@@ -88,6 +89,7 @@ class Tuning:
         self.adapter = adapter_of(config.method)
         """None in full tuning."""
         self._tokenizer = load_tokenizer(files)
+        self.recipe.meet(files, self._tokenizer)
         self.train_set, self.validation_set, self.prompts = ranks.prepared("examples", lambda: self._encode(data))
         ranks.join()
         resumed = share(resumed, ranks)
@@ -304,6 +306,8 @@ class Tuning:
             self._model.save_pretrained(directory, save_embedding_layers=False, **weights)  # else it asks the hub
         else:
             self._model.save_pretrained(directory, **weights)
+        if self.adapter and self.recipe.head.whole:  # what the base's own does not say: labels, padding
+            without_adapter(self._model).config.save_pretrained(directory)
         if self._sharded and rounded:  # it was written with the type of the shares
             self._model.config.dtype = rounded
             self._model.config.save_pretrained(directory)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -80,6 +81,8 @@ def put_on(model: PreTrainedModel, adapter: Adapter, head: Head, files: ModelFil
     from peft import get_peft_model
 
     config = adapter.config(model, head)
+    if head.whole:
+        config.modules_to_save = head.modules(model)
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # between these libraries, not for users
             adapted: Any = get_peft_model(model, config)
@@ -89,8 +92,26 @@ def put_on(model: PreTrainedModel, adapter: Adapter, head: Head, files: ModelFil
             f"The adapter cannot be put on {files.name}: {one_line(error, 300)}. Adaptable modules: "
             f"{', '.join(linear_modules(model))}. Correct spec.method.lora.targetModules.",
         ) from error
+    if head.whole:
+        config.modules_to_save = sorted(set(config.modules_to_save))  # PEFT has added names of its own
+        _hold_in_fp32(adapted)
     config.base_model_name_or_path, config.revision = files.name, files.revision
     return adapted  # type: ignore[no-any-return]
+
+
+def _hold_in_fp32(adapted: nn.Module) -> None:
+    """Has what stands on the body trained in fp32 and computed with in it, as the adapter is, whatever the body has."""
+    from peft.utils import ModulesToSaveWrapper
+
+    for wrapper in adapted.modules():
+        if isinstance(wrapper, ModulesToSaveWrapper):
+            for trained in wrapper.modules_to_save.values():
+                if any(parameter.dtype != torch.float32 for parameter in trained.parameters()):
+                    trained.float().register_forward_pre_hook(_as_fp32)
+
+
+def _as_fp32(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(one.float() if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in given)
 
 
 def _require_targets(model: nn.Module, targets: tuple[str, ...]) -> None:

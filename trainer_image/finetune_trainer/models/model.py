@@ -22,6 +22,10 @@ from finetune_trainer.models.weightfiles import read_tensors
 
 Precision = Literal["fp32", "bf16"]
 
+_OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+"""Of architectures whose heads are for one task alone; one of another ending, such as a language model's, has learned
+what is of use to all."""
+
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -45,7 +49,7 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     except BaseException as error:
         if is_out_of_memory(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
-        _refuse_configuration(files)
+        read_config(files)
         _refuse(f"The tokenizer of {files.name} cannot be loaded: {_told(error, files)}", error)
     template: object = tokenizer.chat_template
     if not isinstance(template, str | dict | None):
@@ -54,10 +58,14 @@ def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _refuse_configuration(files: ModelFiles) -> None:
-    """Refuses config.json, which a tokenizer's loading reads first, if it is what is wrong."""
+def read_config(files: ModelFiles) -> Any:
+    """The model's config.json, as transformers reads it.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
     try:
-        AutoConfig.from_pretrained(files.directory, **_local())
+        return AutoConfig.from_pretrained(files.directory, **_local())
     except Exception as error:
         _refuse(f"The config.json of {files.name} cannot be read: {_told(error, files)}", error)
 
@@ -86,6 +94,7 @@ def load_model(
                 device_map=device_map,
                 use_safetensors=True,
                 output_loading_info=True,
+                key_mapping=_aside(files, head),
                 **head.settings,
                 **_local(),
             )
@@ -102,9 +111,23 @@ def load_model(
 
 
 def _required(missing: set[str], model: PreTrainedModel, head: Head) -> Iterator[str]:
-    """Those of the missing tensors that cannot be made anew: with a new head, all of the body."""
-    body = f"{model.base_model_prefix}."
-    return (name for name in missing if not head.new or name.startswith(body))
+    """Those of the missing tensors that cannot be made anew: with a new head, all of the body but its pooler."""
+    new = tuple(f"{name}." for name in head.modules(model)) if head.new else ()
+    return (name for name in missing if not name.startswith(new))
+
+
+def replaces_head(files: ModelFiles, head: Head) -> bool:
+    """Whether the model has a head of another task, in whose place a new one comes."""
+    return head.new and any(str(name).endswith(_OTHER_HEADS) for name in read_config(files).architectures or ())
+
+
+def _aside(files: ModelFiles, head: Head) -> dict[str, str] | None:
+    """transformers' ``key_mapping`` that keeps a head that is replaced away from the new one, which may have its
+    names."""
+    if not replaces_head(files, head):
+        return None
+    body = head.classes(read_config(files))[0].base_model_prefix
+    return {rf"^(?!{body}\.)": "another_task."}
 
 
 def count_weights(files: ModelFiles, head: Head, adapter: Adapter | None) -> tuple[int, int]:

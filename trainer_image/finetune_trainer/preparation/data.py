@@ -5,7 +5,7 @@ data may be larger than memory. What is wrong with a record is found here, befor
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import Data, DataSource
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.formats import Format
+from finetune_trainer.preparation.labels import in_order, read_through
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.records import find_format, read_records
 from finetune_trainer.preparation.sets import set_names
@@ -40,6 +41,8 @@ class DataFile:
     """Name of the set that it belongs to."""
     weight: float = 1.0
     """Times that an epoch sees each of its records."""
+    labels: frozenset[str] = frozenset()
+    """Of its records, where they have any."""
 
 
 class RecordSet:
@@ -78,33 +81,45 @@ class Dataset:
     train: RecordSet
     validation: RecordSet
     files: tuple[SourceFile, ...]
+    labels: tuple[str, ...] = ()
+    """Of the training files, in the order of a head's outputs."""
+    formats: Set[Format] = frozenset()
+    """Of all files."""
 
 
 def load(data: Data, formats: Sequence[Format], seed: int, store: Store, directory: Path) -> Dataset:
     """Downloads and reads the files of ``spec.data``, whose records are of ``formats``; the split is drawn by ``seed``
     alone."""
     train = _fetch_all(data.train, formats, store, directory / "train")
-    sources = tuple(file.source for file in train)
+    sources, labels = tuple(file.source for file in train), frozenset[str]().union(*(file.labels for file in train))
+    names, found = in_order(labels), {file.format for file in train}
     if data.validation is not None:
-        held = _fetch_all(data.validation, formats, store, directory / "validation")
-        return Dataset(RecordSet(train), RecordSet(held), sources + tuple(file.source for file in held))
+        held = _fetch_all(data.validation, formats, store, directory / "validation", labels or None)
+        sources += tuple(file.source for file in held)
+        return Dataset(RecordSet(train), RecordSet(held), sources, names, found | {file.format for file in held})
     held_out = hold_out(sum(source.records for source in sources), data.validation_fraction or 0.0, seed)
     kept = held_out.translate(bytes((1, 0)) + bytes(254))
-    return Dataset(RecordSet(train, kept), RecordSet(train, held_out), sources)
+    return Dataset(RecordSet(train, kept), RecordSet(train, held_out), sources, names, found)
 
 
 def _fetch_all(
-    sources: Sequence[DataSource], formats: Sequence[Format], store: Store, directory: Path
+    sources: Sequence[DataSource],
+    formats: Sequence[Format],
+    store: Store,
+    directory: Path,
+    known: frozenset[str] | None = None,
 ) -> list[DataFile]:
     named = enumerate(zip(sources, set_names(sources), strict=True))
-    return [_fetch(formats, store, source, name, directory / str(number)) for number, (source, name) in named]
+    return [_fetch(formats, store, source, name, directory / str(number), known) for number, (source, name) in named]
 
 
-def _fetch(formats: Sequence[Format], store: Store, source: DataSource, name: str, path: Path) -> DataFile:
+def _fetch(
+    formats: Sequence[Format], store: Store, source: DataSource, name: str, path: Path, known: frozenset[str] | None
+) -> DataFile:
     digest = store.download(source.uri, path)
     format_ = find_format(path, source.uri, None if source.format == "auto" else source.format, formats)
-    count = sum(1 for _ in read_records(path, source.uri, format_, formats=formats))
-    return DataFile(path, SourceFile(source.uri, digest, count), format_, name, source.weight or 1.0)
+    count, labels = read_through(read_records(path, source.uri, format_, formats=formats), known)
+    return DataFile(path, SourceFile(source.uri, digest, count), format_, name, source.weight or 1.0, labels)
 
 
 def hold_out(records: int, fraction: float, seed: int) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.preparation import texts
+from finetune_trainer.preparation import labelled, texts
 from finetune_trainer.preparation.record import Record
 
 Format = str
@@ -25,4 +25,8 @@ FORMATS: dict[Format, Reader] = {
     "messages": Reader(("messages",), texts.messages),
     "prompt-completion": Reader(("prompt", "completion"), texts.prompt_completion),
     "text": Reader(("text",), texts.text),
+    "text-label": Reader(("text", "label"), labelled.label),
+    "text-labels": Reader(("text", "labels"), labelled.labels),
+    "token-tags": Reader(("tokens", "tags"), labelled.tags),
+    "question-answer": Reader(("question", "context", "answers"), labelled.question),
 }

@@ -6,6 +6,8 @@ from huggingface_hub import ModelCardData
 
 from finetune_api.run import RunConfig
 from finetune_api.status import Metric
+from finetune_trainer.models.head import Head
+from finetune_trainer.models.model import replaces_head
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import SourceFile
 from finetune_trainer.publishing.bysets import of_sets, overall
@@ -14,6 +16,7 @@ from finetune_trainer.publishing.bysets import of_sets, overall
 def model_card(
     config: RunConfig,
     files: ModelFiles,
+    head: Head,
     data: Sequence[SourceFile],
     hyperparameters: Mapping[str, object],
     metrics: Sequence[Metric],
@@ -39,7 +42,7 @@ def model_card(
         "## Data\n\n" + _table(["file", "records", "SHA-256"], [[f.uri, str(f.records), f.sha256] for f in data]),
         "## Hyperparameters\n\n" + _table(["name", "value"], [[k, str(v)] for k, v in hyperparameters.items()]),
         "## Versions\n\n" + _table(["package", "version"], [[k, v] for k, v in versions.items()]),
-        _usage(config, adapter),
+        _usage(config, files, head, adapter),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -62,23 +65,28 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _usage(config: RunConfig, adapter: bool) -> str:
-    """Code that loads the result. An adapter finds its base by itself only where that is a hub's name."""
+def _usage(config: RunConfig, files: ModelFiles, head: Head, adapter: bool) -> str:
+    """Code that loads the result. An adapter finds its base by itself where that is a hub's name, and where the base's
+    own config.json says all there is to say of its head."""
+    auto, hub = head.auto, config.model.uri.startswith("hf://")
+    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("this-directory")'
     if not adapter:
+        code = f'from transformers import {auto}, AutoTokenizer\n\nmodel = {auto}.from_pretrained("this-directory")'
+    elif hub and not head.whole:
+        peft = f"AutoPeft{auto.removeprefix('Auto')}"
         code = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("this-directory")'
-        )
-    elif config.model.uri.startswith("hf://"):
-        code = (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("this-directory")'
+            f"from peft import {peft}\nfrom transformers import AutoTokenizer\n\n"
+            f'model = {peft}.from_pretrained("this-directory")'
         )
     else:
+        base = f'"{files.name}"' if hub else '"the-base"'
+        revision = f', revision="{files.revision}"' if hub and files.revision else ""
+        own = ', config=AutoConfig.from_pretrained("this-directory")' if head.whole else ""
+        other = ", ignore_mismatched_sizes=True" if replaces_head(files, head) else ""
         code = (
-            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f"# the-base: a copy of {config.model.uri}\n"
-            'base = AutoModelForCausalLM.from_pretrained("the-base")\n'
+            f"from peft import PeftModel\nfrom transformers import {'AutoConfig, ' if own else ''}{auto}, AutoTokenizer"
+            f"\n\n{'' if hub else f'# the-base: a copy of {config.model.uri}{chr(10)}'}"
+            f"base = {auto}.from_pretrained({base}{revision}{own}{other})\n"
             'model = PeftModel.from_pretrained(base, "this-directory")'
         )
-    return f'## Use\n\n```python\n{code}\ntokenizer = AutoTokenizer.from_pretrained("this-directory")\n```'
+    return f"## Use\n\n```python\n{code}\n{tokenizer}\n```"

@@ -58,7 +58,13 @@ class Outcome:
         """The files to publish: weights, tokenizer, model card and the full report."""
         self.tuning.save(directory)
         card = model_card(
-            self.config, self.tuning.files, self.data.files, self._hyperparameters(), self.metrics, versions()
+            self.config,
+            self.tuning.files,
+            self.tuning.recipe.head,
+            self.data.files,
+            self._hyperparameters(),
+            self.metrics,
+            versions(),
         )
         (directory / "README.md").write_text(card, encoding="utf-8")
         report = json.dumps(self._report(), ensure_ascii=False, indent=2, allow_nan=False)

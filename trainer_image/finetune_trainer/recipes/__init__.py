@@ -26,6 +26,11 @@ RECIPES = {
     ("text-generation", "sft"): Entry(
         "language_modeling.LanguageModelingRecipe", ("messages", "prompt-completion", "text")
     ),
+    ("text-classification", "sft"): Entry(
+        "text_classification.TextClassificationRecipe", ("text-label", "text-labels")
+    ),
+    ("token-classification", "sft"): Entry("token_classification.TokenClassificationRecipe", ("token-tags",)),
+    ("question-answering", "sft"): Entry("question_answering.QuestionAnsweringRecipe", ("question-answer",)),
 }
 """By ``spec.task`` and ``spec.method.objective``."""
 

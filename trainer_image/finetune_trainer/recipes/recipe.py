@@ -6,9 +6,13 @@ Between them, tuning, loop and evaluation do everything else, and know no recipe
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from transformers import PreTrainedTokenizerBase
+
 from finetune_api.run import RunConfig
 from finetune_trainer.evaluation.evaluate import Totals
 from finetune_trainer.models.head import Head
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.tasks import require_task
 from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.encoding import Encoded
@@ -27,6 +31,14 @@ class Recipe:
     def __init__(self, config: RunConfig, data: Dataset) -> None:
         """Raises TrainerError where these data cannot be learned from in this way."""
         self.config = config
+
+    def meet(self, files: ModelFiles, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Looks at the base before it is loaded, and may settle head and tokenizer by what it finds.
+
+        Raises:
+            TrainerError: the base cannot learn these data.
+        """
+        require_task(files, self.head, self.config.task)
 
     def encode(self, encoder: Encoder, records: RecordSet, what: str) -> Encoded:
         """The records of one file as examples, none where nothing is left to learn; ``what``: training, validation."""
