@@ -1,14 +1,10 @@
 """Whole runs of the tasks that put a head on a model: what is learned, and what is published."""
 
-import json
 import random
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoTokenizer, pipeline
 
-from finetune_api.run import TERMINATION_LOG_LIMIT, ExitCode
 from tests import encoders, tiny
 
 LEARN = {"maxSteps": 120, "learningRate": 1e-2, "maxLength": 64, "batchSize": 16}

@@ -14,8 +14,8 @@ class Head:
     auto: str
     """The class of transformers that finds the architecture: ``AutoModelForCausalLM``."""
     peft_task: str | None
-    """The name of PEFT's ``TaskType``: ``CAUSAL_LM``. None: PEFT hands inputs and outputs through as they are. Its class
-    for questions does not, it drops ``token_type_ids`` (0.21)."""
+    """The name of PEFT's ``TaskType``: ``CAUSAL_LM``. None: PEFT hands inputs and outputs through as they are; its
+    class for questions does not, it drops ``token_type_ids`` (0.21)."""
     what: str
     """The model, in a sentence for users: "a language model"."""
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -31,8 +31,8 @@ class Rows:
 
     arguments: dict[str, Any]
     """Of the model's forward pass: ``input_ids`` [B, T] …"""
-    real: Tensor
-    """[B, T] True where there is no padding."""
+    lengths: list[int]
+    """[B] Tokens of each row that are no padding."""
     extra: list["array[int]"]
     """[B] The task's own numbers of each example."""
     learned: Tensor
@@ -65,7 +65,7 @@ class Judging(Objective):
             arguments["token_type_ids"] = nn.utils.rnn.pad_sequence(types, batch_first=True)
         return Rows(
             {name: _move(tensor, device) for name, tensor in arguments.items()} | self._fixed,
-            _move(real, device),
+            [len(row) for row in ids],
             [example.extra[1 + example.extra[0] :] for example in examples],
             _move(nn.utils.rnn.pad_sequence(learned, batch_first=True), device),
         )

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from tokenizers import Encoding
 from torch import Tensor
-from torch.nn import functional
 
 from finetune_api.run import ExitCode, RunConfig
 from finetune_trainer.errors import TrainerError
@@ -62,19 +61,16 @@ class QuestionAnswering(Judging):
 
     def forward(self, batch: Rows) -> Loss:
         said = self.said(batch)
-        least = torch.finfo(torch.float32).min
-        starts, ends = (
-            logits.float().masked_fill(~batch.real, least) for logits in (said.start_logits, said.end_logits)
-        )  # [B, T]
-        targets = torch.tensor([numbers[_START : _END + 1] for numbers in batch.extra], device=starts.device)
-        loss = functional.cross_entropy(starts, targets[:, 0], reduction="sum")
-        loss = loss + functional.cross_entropy(ends, targets[:, 1], reduction="sum")
-        predictions = [] if starts.requires_grad else _spans(starts.cpu(), ends.cpu(), batch)
-        return Loss(loss / 2, predictions=predictions)
-
-
-def _spans(starts: Tensor, ends: Tensor, batch: Rows) -> list[Span]:
-    return [_span(start, end, numbers) for start, end, numbers in zip(starts, ends, batch.extra, strict=True)]
+        both = torch.stack([said.start_logits, said.end_logits], 1).float()  # [B, 2, T]
+        rows = [row[:, :length] for row, length in zip(both, batch.lengths, strict=True)]  # padding is no answer
+        targets = torch.tensor([numbers[_START : _END + 1] for numbers in batch.extra], device=both.device)  # [B, 2]
+        losses = [self.cross_entropy(row, target) for row, target in zip(rows, targets, strict=True)]
+        loss = torch.stack(losses).sum() / 2
+        if both.requires_grad:
+            return Loss(loss)
+        return Loss(
+            loss, predictions=[_span(row[0].cpu(), row[1].cpu(), of) for row, of in zip(rows, batch.extra, strict=True)]
+        )
 
 
 def _span(starts: Tensor, ends: Tensor, numbers: "array[int]") -> Span:

@@ -51,12 +51,14 @@ class TextClassification(Judging):
 
     def _of_one(self, logits: Tensor, extra: Sequence["array[int]"]) -> Tensor:
         targets = torch.tensor([labels[0] for labels in extra], device=logits.device)
-        return functional.cross_entropy(logits, targets, reduction="sum")
+        return self.cross_entropy(logits, targets)
 
     def _of_several(self, logits: Tensor, extra: Sequence["array[int]"]) -> Tensor:
         targets = torch.zeros(logits.shape)
         for row, labels in zip(targets, extra, strict=True):
             row[list(labels)] = 1
+        smoothing = self.smoothing if self.training else 0.0  # of two classes each: the label applies, or not
+        targets = targets * (1 - smoothing) + smoothing / 2
         losses = functional.binary_cross_entropy_with_logits(logits, targets.to(logits.device), reduction="none")
         return losses.mean(-1).sum()
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel
-from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from finetune_api.run import RunConfig
@@ -37,7 +36,7 @@ class TokenClassification(Judging):
     def forward(self, batch: Rows) -> Loss:
         logits = self.said(batch).logits[batch.learned].float()  # [N, C]
         targets = torch.tensor([tag for tags in batch.extra for tag in tags], device=logits.device)
-        loss = functional.cross_entropy(logits, targets, reduction="sum")
+        loss = self.cross_entropy(logits, targets)
         if logits.requires_grad:
             return Loss(loss)
         said = torch.split(logits.argmax(-1).cpu(), [len(tags) for tags in batch.extra])
