@@ -86,6 +86,7 @@ def load_model(
         TrainerError: MODEL_INVALID, also where weights are missing that would otherwise be made up at random.
     """
     dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
+    replaced = replaces_head(files, head)
     try:
         with _laid_out_like(files):
             loaded: Any = head.auto_class.from_pretrained(
@@ -94,7 +95,7 @@ def load_model(
                 device_map=device_map,
                 use_safetensors=True,
                 output_loading_info=True,
-                key_mapping=_aside(files, head),
+                ignore_mismatched_sizes=replaced,
                 **head.settings,
                 **_local(),
             )
@@ -107,6 +108,8 @@ def load_model(
     missing = sorted(_required(loading["missing_keys"], model, head))
     if missing:
         _refuse(f"The weights of {files.name} lack {len(missing)} tensors of its architecture, such as {missing[0]}")
+    if replaced:
+        _renew(model, head)
     return model  # type: ignore[no-any-return]
 
 
@@ -121,13 +124,15 @@ def replaces_head(files: ModelFiles, head: Head) -> bool:
     return head.new and any(str(name).endswith(_OTHER_HEADS) for name in read_config(files).architectures or ())
 
 
-def _aside(files: ModelFiles, head: Head) -> dict[str, str] | None:
-    """transformers' ``key_mapping`` that keeps a head that is replaced away from the new one, which may have its
-    names."""
-    if not replaces_head(files, head):
-        return None
-    body = head.classes(read_config(files))[0].base_model_prefix
-    return {rf"^(?!{body}\.)": "another_task."}
+@torch.no_grad()
+def _renew(model: PreTrainedModel, head: Head) -> None:
+    """Draws the weights of the head anew: some of another task's may have had the same names and shapes."""
+    for name in head.modules(model):
+        if "." not in name:  # a pooler in the body has learned what is of use to all
+            for part in model.get_submodule(name).modules():
+                for mark in (part, *part.parameters(recurse=False)):
+                    mark.__dict__["_is_hf_initialized"] = False  # which transformers sets, and looks at
+                model._init_weights(part)  # type: ignore[no-untyped-call]
 
 
 def count_weights(files: ModelFiles, head: Head, adapter: Adapter | None) -> tuple[int, int]:
@@ -170,6 +175,9 @@ def require_length(model: PreTrainedModel, longest: int, name: str) -> None:
         TrainerError: CONFIGURATION_INVALID.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for name, part in model.named_modules():  # RoBERTa counts from behind the padding token
+        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None and positions:
+            positions -= part.padding_idx + 1
     if isinstance(positions, int) and 0 < positions < longest:
         raise TrainerError(
             ExitCode.CONFIGURATION_INVALID,

@@ -1,0 +1,300 @@
+"""The heads: their losses and gradients against transformers' Trainer, and what a model is given."""
+
+import json
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+from finetune_api.run import ExitCode
+from finetune_api.spec import Method
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.evaluation.evaluate import evaluate
+from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.model import load_model, load_tokenizer, require_length
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.preparation.formats import FORMATS
+from finetune_trainer.preparation.labels import in_order
+from finetune_trainer.recipes import question_answering, text_classification, token_classification
+from finetune_trainer.training.batches import Cut
+from tests import encoders, tiny
+
+CPU = torch.device("cpu")
+RECIPES = {
+    "text-label": text_classification.TextClassificationRecipe,
+    "text-labels": text_classification.TextClassificationRecipe,
+    "token-tags": token_classification.TokenClassificationRecipe,
+    "question-answer": question_answering.QuestionAnsweringRecipe,
+}
+RECORDS = {
+    "text-label": encoders.texts(12),
+    "text-labels": encoders.many_labels(12),
+    "token-tags": encoders.sentences(12),
+    "question-answer": encoders.questions(12),
+}
+
+
+class Made:
+    """A recipe that has met a base, its examples and its objective."""
+
+    def __init__(self, directory, format_, records, max_length=64, adapter=None, precision="fp32"):
+        read = [FORMATS[format_].read(record, f"line {number}") for number, record in enumerate(records)]
+        labels = in_order({name for record in read for name in record.named})
+        data = SimpleNamespace(labels=labels, formats={format_}, train=read, validation=read)
+        config = SimpleNamespace(task="text-classification", training=SimpleNamespace(max_length=max_length))
+        self.recipe = RECIPES[format_](config, data)
+        self.files = ModelFiles(directory, "the-base")
+        self.tokenizer = load_tokenizer(self.files)
+        self.recipe.meet(self.files, self.tokenizer)
+        self.examples = self.recipe.encode(None, read, "validation")
+        torch.manual_seed(0)
+        self.model = load_model(self.files, self.recipe.head, adapter is not None, precision)
+        self.model.eval()
+        trained = put_on(self.model, adapter, self.recipe.head, self.files) if adapter else self.model
+        self.objective = self.recipe.objective(trained).eval()
+
+    def loss(self, *numbers):
+        """Summed over the examples of these numbers, or all; with its gradients."""
+        examples = [self.examples[number] for number in numbers or range(len(self.examples))]
+        loss = self.objective(self.objective.collate(examples, False, CPU)).loss
+        self.model.zero_grad()
+        loss.backward()
+        return loss.item(), {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+
+    def measured(self, tokens=100_000):
+        return self.recipe.metrics(evaluate(self.objective, self.examples, Cut(False, tokens), CPU, lambda _: None))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return encoders.save(tmp_path_factory.mktemp("bert") / "model")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A decoder whose tokenizer has no token for padding."""
+    return tiny.save_model(tmp_path_factory.mktemp("llama") / "model")
+
+
+def inputs_of(format_, records, tokenizer, model):
+    """The same batch as transformers' users make it."""
+    number = model.config.label2id
+    if format_.startswith("text"):
+        inputs = tokenizer([record["text"] for record in records], padding=True, return_tensors="pt")
+        if format_ == "text-label":
+            return inputs | {"labels": torch.tensor([number[record["label"]] for record in records])}
+        return inputs | {"labels": torch.tensor([[float(name in r["labels"]) for name in number] for r in records])}
+    if format_ == "token-tags":
+        inputs = tokenizer([r["tokens"] for r in records], is_split_into_words=True, padding=True, return_tensors="pt")
+        labels = torch.full(inputs["input_ids"].shape, -100)
+        for row, record in enumerate(records):
+            words = inputs.word_ids(row)
+            for place, word in enumerate(words):
+                if word is not None and word != words[place - 1]:
+                    labels[row, place] = number[record["tags"][word]]
+        return dict(inputs) | {"labels": labels}
+    asked, texts = [record["question"] for record in records], [record["context"] for record in records]
+    inputs = tokenizer(asked, texts, padding=True, return_tensors="pt")
+    first = [r["answers"]["answer_start"][0] for r in records]
+    last = [at + len(r["answers"]["text"][0]) - 1 for at, r in zip(first, records, strict=True)]
+    places = [[inputs.char_to_token(row, at, 1) for row, at in enumerate(some)] for some in (first, last)]
+    return inputs | {"start_positions": torch.tensor(places[0]), "end_positions": torch.tensor(places[1])}
+
+
+@pytest.mark.parametrize("format_", RECIPES)
+def test_loss_and_gradients_are_those_of_transformers_trainer(bert, tmp_path, format_):
+    records = RECORDS[format_]
+    if format_ == "question-answer":  # transformers takes padding for a part of the text
+        records = [record for record in records if len(record["context"].split()) == 5]
+    made = Made(bert, format_, records)
+    loss, gradients = made.loss()
+    units = sum(made.examples.units)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    inputs = inputs_of(format_, records, AutoTokenizer.from_pretrained(bert), made.model)
+    made.model.zero_grad()
+    theirs = Trainer(model=made.model, args=arguments).compute_loss(made.model, dict(inputs))
+    theirs.backward()
+    assert loss / units == pytest.approx(theirs.item(), rel=1e-5)
+    for name, parameter in made.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name] / units, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("format_", "kind"),
+    [
+        (format_, kind)
+        for format_ in RECIPES
+        for kind in ("bert", "llama")
+        if (format_, kind) != ("question-answer", "llama")
+    ],
+)
+def test_padding_changes_nothing(request, kind, format_):
+    """A decoder's head looks at the last token, and its tokenizer here has none for padding."""
+    made = Made(request.getfixturevalue(kind), format_, RECORDS[format_])
+    assert len(set(made.examples.lengths)) > 2
+    together, gradients = made.loss()
+    alone = [made.loss(number) for number in range(len(made.examples))]
+    assert together == pytest.approx(sum(loss for loss, _ in alone), rel=1e-4)
+    for name, gradient in gradients.items():
+        summed = sum(other[name] for _, other in alone if name in other)
+        torch.testing.assert_close(gradient, summed, rtol=1e-2, atol=1e-4)
+    whole, cut = made.measured(), made.measured(tokens=20)
+    assert cut == pytest.approx(whole, rel=1e-4)
+
+
+def test_two_texts_are_told_apart_by_their_types(bert):
+    pairs = [{"text": "anna sees", "text_pair": "the old house", "label": "a"}, {"text": "rome", "label": "b"}]
+    made = Made(bert, "text-label", pairs)
+    batch = made.objective.collate([made.examples[0], made.examples[1]], False, CPU).arguments
+    theirs = made.tokenizer(["anna sees", "rome"], ["the old house", ""], return_tensors="pt", padding=True)
+    assert batch["input_ids"][0].tolist() == theirs["input_ids"][0].tolist()
+    assert batch["token_type_ids"].tolist() == [theirs["token_type_ids"][0].tolist(), [0] * 8]
+    assert batch["attention_mask"].tolist()[1] == [1] * 3 + [0] * 5
+
+
+def test_a_long_text_is_cut_and_keeps_its_special_tokens(bert):
+    made = Made(bert, "text-label", [{"text": "old " * 99, "label": "a"}, {"text": "new", "label": "b"}], max_length=16)
+    ids = list(made.examples[0].ids)
+    assert (len(ids), ids[0], ids[-1]) == (16, made.tokenizer.cls_token_id, made.tokenizer.sep_token_id)
+
+
+def test_a_word_is_learned_at_its_first_token_and_words_beyond_the_length_are_not(bert):
+    records = [{"tokens": ["annabert", "sees", "rome"], "tags": ["B-PER", "O", "B-LOC"]}]
+    whole, cut = Made(bert, "token-tags", records), Made(bert, "token-tags", records, max_length=9)
+    tokens = whole.tokenizer.convert_ids_to_tokens(list(whole.examples[0].ids))
+    learned = [token for token, mark in zip(tokens, whole.examples[0].learned, strict=True) if mark]
+    assert learned == ["anna", "sees", "rome"]
+    assert whole.examples.units[0] == 3
+    assert cut.examples.units[0] == 3 - (len(tokens) > 9)
+
+
+def test_words_have_the_space_before_them_that_they_have_in_a_text(tmp_path):
+    """A byte-level tokenizer takes the first word of a text for another token than the same word within it."""
+    directory = tiny.save_model(tmp_path / "llama")
+    made = Made(directory, "token-tags", [{"tokens": ["hello", "world"], "tags": ["X", "Y"]}])
+    assert made.tokenizer.decode(list(made.examples[0].ids)) == " hello world"
+
+
+def test_the_windows_of_a_long_text_overlap_and_one_of_them_has_the_answer(bert):
+    filler = "old new house tree " * 20
+    context = f"{filler}anna {filler}"
+    start = context.index("anna")
+    record = {"question": "who is it?", "context": context, "answers": {"text": ["anna"], "answer_start": [start]}}
+    made = Made(bert, "question-answer", [record], max_length=40)
+    windows = [made.examples[number] for number in range(len(made.examples))]
+    assert len(windows) > 4
+    seen = []
+    for window in windows:
+        skipped = 1 + window.extra[0]
+        _, first, last, text, *offsets = window.extra[skipped:]
+        seen.append((offsets[0], offsets[-1]))
+        word = made.tokenizer.decode(list(window.ids)[first : last + 1])
+        inside = offsets[0] <= start and start + 4 <= offsets[-1]
+        assert (word, first >= text) == (("anna", True) if inside else ("[CLS]", False))
+    assert (seen[0][0], seen[-1][1]) == (0, len(context) - 1)
+    assert all(after[0] < before[1] for before, after in pairwise(seen))
+    assert sum(begin <= start and start + 4 <= end for begin, end in seen) >= 1
+
+
+def test_of_all_windows_the_best_span_is_the_answer_and_nothing_is_said_only_if_that_was_learned(bert):
+    context = "anna sees rome"
+    known = {"question": "who?", "context": context, "answers": {"text": ["anna"], "answer_start": [0]}}
+    unknown = {"question": "when?", "context": context, "answers": {"text": [], "answer_start": []}}
+    spans = [
+        question_answering.Span(0, 3.0, 9.0, 5, 9),
+        question_answering.Span(0, 5.0, 9.0, 0, 4),
+        question_answering.Span(1, 1.0, 8.0, 0, 4),
+    ]
+    totals = SimpleNamespace(predictions=dict(enumerate(spans)), loss=3.0, mean=lambda total: total / 3)
+    assert Made(bert, "question-answer", [known, known]).recipe.metrics(totals)["exact_match"] == 1
+    assert Made(bert, "question-answer", [known, unknown]).recipe.metrics(totals)["exact_match"] == 0.5
+
+
+def test_a_head_is_trained_in_fp32_and_whole_beside_a_frozen_body_in_bf16(bert):
+    made = Made(bert, "text-label", RECORDS["text-label"], adapter=adapter_of(Method()), precision="bf16")
+    trained = {n: p for n, p in made.objective.model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    assert any("classifier" in name for name in trained)
+    assert any("pooler.modules_to_save" in name for name in trained)
+    assert not any("classifier" in name or "pooler" in name for name in trained if "lora" in name)
+    loss, _ = made.loss()
+    assert loss == pytest.approx(Made(bert, "text-label", RECORDS["text-label"]).loss()[0], rel=0.05)
+
+
+def test_a_head_that_fits_is_kept_and_one_that_does_not_is_refused(tmp_path):
+    names = {0: "place", 1: "person", 2: "firm", 3: "other"}
+    base = encoders.save(
+        tmp_path / "own", "BertForSequenceClassification", id2label=names, label2id={v: k for k, v in names.items()}
+    )
+    made = Made(base, "text-label", RECORDS["text-label"])
+    assert [made.model.config.id2label[number] for number in range(4)] == list(names.values())
+    kept = dict(load_model(made.files, made.recipe.head, False, "fp32").named_parameters())["classifier.weight"]
+    assert torch.equal(kept, dict(made.model.named_parameters())["classifier.weight"])
+    with pytest.raises(TrainerError, match="the labels boat, but the-base has a head already, whose labels are") as e:
+        Made(base, "text-label", [*RECORDS["text-label"], {"text": "x", "label": "boat"}])
+    assert e.value.code == ExitCode.DATA_INVALID
+    described = base / "config.json"
+    kind = {"problem_type": "multi_label_classification"}
+    described.write_text(json.dumps(json.loads(described.read_text()) | kind))
+    with pytest.raises(TrainerError, match="has a head for multi label classification"):
+        Made(base, "text-label", RECORDS["text-label"])
+
+
+def test_outputs_without_names_are_labels_by_their_numbers(tmp_path):
+    base = encoders.save(tmp_path / "unnamed", "BertForSequenceClassification", num_labels=3)
+    numbered = [{"text": "red", "label": 2}, {"text": "blue", "label": 0}]
+    assert Made(base, "text-label", numbered).model.config.id2label == {0: "0", 1: "1", 2: "2"}
+    with pytest.raises(TrainerError, match="write the numbers of its outputs"):
+        Made(base, "text-label", [{"text": "red", "label": "r"}, {"text": "blue", "label": "b"}])
+
+
+def test_the_head_of_another_task_makes_way_for_a_new_one(tmp_path):
+    base = encoders.save(tmp_path / "tagger", "BertForTokenClassification", num_labels=3)
+    made = Made(base, "text-label", RECORDS["text-label"])
+    before = load_file(base / "model.safetensors")
+    assert made.model.classifier.weight.shape == before["classifier.weight"].shape
+    assert not torch.equal(made.model.classifier.weight, before["classifier.weight"])
+    assert torch.equal(
+        made.model.bert.embeddings.word_embeddings.weight, before["bert.embeddings.word_embeddings.weight"]
+    )
+
+
+def test_equal_seeds_draw_equal_heads(bert):
+    one, other = (Made(bert, "text-label", RECORDS["text-label"]).model.classifier.weight for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_an_architecture_without_such_a_head_is_refused_before_it_is_loaded(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    MambaForCausalLM(MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(TrainerError, match=r"spec.task is .*, but the-base is a mamba, of which there is no") as error:
+        Made(tmp_path, "text-label", RECORDS["text-label"])
+    assert error.value.code == ExitCode.MODEL_INVALID
+
+
+def test_positions_that_begin_behind_the_padding_are_fewer(tmp_path):
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = RobertaForSequenceClassification(RobertaConfig(vocab_size=50, max_position_embeddings=34, **sizes))
+    require_length(model, 32, "the-base")
+    with pytest.raises(TrainerError, match="has 32 positions"):
+        require_length(model, 33, "the-base")
+
+
+@pytest.mark.parametrize(
+    ("format_", "records", "said"),
+    [
+        ("text-label", [{"text": "a", "label": "x"}] * 3, "All records have the label 'x'"),
+        ("text-labels", [{"text": "a", "labels": []}] * 3, "No record has a label"),
+    ],
+)
+def test_labels_that_tell_nothing_apart_are_refused(bert, format_, records, said):
+    with pytest.raises(TrainerError, match=said):
+        Made(bert, format_, records)
