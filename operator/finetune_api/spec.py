@@ -208,13 +208,38 @@ class Method(Model):
     )
 
 
-class EarlyStopping(Model):
-    """When to stop before the end."""
+Watched = Annotated[str, Field(min_length=1, max_length=64)]
 
-    metric: Annotated[str, Field(max_length=64)] = "eval_loss"
-    """The metric to watch."""
+
+class EarlyStopping(Model):
+    """When to stop before the end. Needs evaluation.everySteps."""
+
+    metric: Watched = "eval_loss"
+    """The metric to watch; of a loss or perplexity less is better, of any other more."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
-    """Evaluations without improvement before stopping."""
+    """Evaluations in a row without improvement after which the training ends."""
+    min_delta: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """An improvement is one by more than this."""
+
+
+class Plateau(Model):
+    """When `schedule: plateau` lowers the learning rate. Needs evaluation.everySteps."""
+
+    metric: Watched = "eval_loss"
+    """The metric to watch; of a loss or perplexity less is better, of any other more."""
+    patience: Annotated[int, Field(ge=1, le=1000)] = 2
+    """Evaluations in a row without improvement after which the rate is lowered."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What the rate is multiplied with."""
+    min_delta: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """An improvement is one by more than this."""
+
+
+class RestoreBest(Model):
+    """Which weights are the best. Needs evaluation.everySteps; the last step is measured too."""
+
+    metric: Watched = "eval_loss"
+    """The metric that decides; of a loss or perplexity less is better, of any other more."""
 
 
 class Training(Model):
@@ -226,10 +251,14 @@ class Training(Model):
     """Optimizer steps. Give this or epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Highest learning rate. Absent: 2e-4 for an adapter, 2e-5 for full tuning."""
-    schedule: Annotated[Literal["cosine", "linear", "constant", "wsd", "plateau"], NotYet(("wsd", "plateau"))] = (
-        "cosine"
-    )
-    """How the learning rate goes down after the warm-up: to zero by a cosine, to zero in a line, or not at all."""
+    schedule: Literal["cosine", "linear", "constant", "wsd", "plateau"] = "cosine"
+    """How the learning rate goes down after the warm-up: to zero by a cosine, to zero in a line, not at all, only at
+    the end (`wsd`: warm-up, stable, decay), or whenever the model has stopped getting better (`plateau`)."""
+    decay_fraction: Share | None = None
+    """Of `schedule: wsd`: share of the steps, the last ones, over which the rate goes down to zero in a line. Absent:
+    0.2."""
+    plateau: Plateau | None = None
+    """Of `schedule: plateau`. Absent: half the rate after two evaluations without a lower eval_loss."""
     warmup_fraction: Share = 0.03
     """Share of the steps over which the learning rate rises from zero."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
@@ -242,24 +271,32 @@ class Training(Model):
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
     """Tokens a record is cut to. What a text-classification reads of a text, and a token-classification of its words,
     ends there; a question-answering reads a longer text in windows of this length, which overlap."""
-    optimizer: Annotated[
-        Literal["adamw", "sgd", "rmsprop", "adafactor", "adamw8bit"],
-        NotYet(("sgd", "rmsprop", "adafactor", "adamw8bit")),
-    ] = "adamw"
-    """Optimizer."""
+    optimizer: Literal["adamw", "sgd", "rmsprop", "adafactor", "adamw8bit"] = "adamw"
+    """Optimizer. What each keeps for a trained weight, beside its gradient: `adamw` 8 bytes, `sgd` 4 with momentum and
+    none without, `rmsprop` 4, `adafactor` hardly any, `adamw8bit` (by bitsandbytes) 2."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Momentum of `sgd` and `rmsprop`. Absent: 0.9 for `sgd`, none for `rmsprop`."""
     weight_decay: Share = 0.0
     """Decoupled weight decay, on matrices only."""
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Gradients with a larger global norm are scaled down to it."""
-    l1: Annotated[float | None, NotYet()] = Field(default=None, ge=0, le=1)
-    """Weight of an L1 penalty on the trained weights."""
+    l1: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Weight of an L1 penalty: this times the sum of the absolute values of all trained weights is added to the loss.
+    The training loss reported is without it; the full report has it as `penalty`. Absent: none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of a target's probability that is spread over all tokens or classes alike while training; 0.1 is usual.
     Measured is without it, and the training loss reported is with it. For `method.objective: sft`. Absent: none."""
-    neftune_alpha: Annotated[float | None, NotYet()] = Field(default=None, ge=0, le=1000)
-    """Strength of NEFTune noise on the embeddings."""
-    early_stopping: Annotated[EarlyStopping | None, NotYet()] = None
-    """When to stop before the end."""
+    neftune_alpha: Annotated[float, Field(ge=0, le=1000)] | None = None
+    """NEFTune: noise on the embeddings of what is read while training, uniform in ±alpha / sqrt(tokens of the record ·
+    width of an embedding). 5 is usual. Absent: none."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a moving average of the trained weights: the share of it that stays at each step, such as 0.99 (less in the
+    first steps). It is what is measured and published. Absent: none."""
+    early_stopping: EarlyStopping | None = None
+    """When to stop before the end. Absent: never."""
+    restore_best: RestoreBest | None = None
+    """Publish the weights that were the best where they were measured, and not the last ones; `{}` for those of the
+    lowest eval_loss. Absent: the last ones."""
     seed: Annotated[int, Field(ge=0, le=4294967295)] = 42
     """Seed of the split, of the order of records, of dropout and of new weights."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], NotYet(("fp16",))] = "auto"
@@ -277,6 +314,31 @@ class Training(Model):
             "!has(self.microBatchSize) || self.microBatchSize <= self.batchSize",
             "training.microBatchSize must not exceed training.batchSize",
             lambda t: t.micro_batch_size is None or t.micro_batch_size <= t.batch_size,
+        ),
+        Rule(
+            "decayFraction",
+            "!has(self.decayFraction) || self.schedule == 'wsd'",
+            "training.decayFraction is for training.schedule wsd only",
+            lambda t: t.decay_fraction is None or t.schedule == "wsd",
+        ),
+        Rule(
+            "plateau",
+            "!has(self.plateau) || self.schedule == 'plateau'",
+            "training.plateau is for training.schedule plateau only",
+            lambda t: t.plateau is None or t.schedule == "plateau",
+        ),
+        Rule(
+            "momentum",
+            "!has(self.momentum) || self.optimizer in ['sgd', 'rmsprop']",
+            "training.momentum is for training.optimizer sgd or rmsprop only",
+            lambda t: t.momentum is None or t.optimizer in ("sgd", "rmsprop"),
+        ),
+        Rule(
+            "learningRate",
+            "has(self.learningRate) || self.optimizer != 'sgd'",
+            "give training.learningRate with training.optimizer sgd: its rates are hundreds of times those of adamw "
+            "(0.1 is a beginning)",
+            lambda t: t.learning_rate is not None or t.optimizer != "sgd",
         ),
     )
 
@@ -305,8 +367,9 @@ class Evaluation(Model):
     """Held-out prompts to answer with the base and with the tuned model, for the report."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
     """Longest answer of a sample, in tokens."""
-    every_steps: Annotated[int | None, NotYet()] = Field(default=None, ge=1)
-    """Evaluate every so many steps too."""
+    every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Evaluate after every so many optimizer steps too; all values are in the full report. Absent: at the beginning and
+    at the end only."""
     metrics: Annotated[tuple[Annotated[str, Field(max_length=64)], ...] | None, NotYet()] = Field(
         default=None, max_length=32
     )
@@ -354,6 +417,10 @@ class Resources(Model):
     """Memory requested and its limit, as a Kubernetes quantity (`16Gi`). Absent: no limit."""
 
     rules = (Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),)
+
+
+def _goes_by_evaluations(training: Training) -> bool:
+    return training.schedule == "plateau" or bool(training.early_stopping or training.restore_best)
 
 
 class Scheduling(Model):
@@ -456,5 +523,13 @@ class FineTuneJobSpec(Model):
             "!has(self.training.labelSmoothing) || self.method.objective == 'sft'",
             "training.labelSmoothing is for method.objective sft only",
             lambda s: s.training.label_smoothing is None or s.method.objective == "sft",
+        ),
+        Rule(
+            "evaluation",
+            "has(self.evaluation.everySteps) || (self.training.schedule != 'plateau' && "
+            "!has(self.training.earlyStopping) && !has(self.training.restoreBest))",
+            "give evaluation.everySteps with training.schedule plateau, training.earlyStopping, training.restoreBest: "
+            "they go by evaluations",
+            lambda s: bool(s.evaluation.every_steps) or not _goes_by_evaluations(s.training),
         ),
     )

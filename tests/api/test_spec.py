@@ -88,6 +88,14 @@ BROKEN = [
     ("model.uri", "pvc://claim/model", "pvc:// models are not supported yet"),
     ("resources.nodes", 2, "more than one node is not supported yet"),
     ("training.labelSmoothing", 1, "spec.training.labelSmoothing"),
+    ("training.emaDecay", 1, "spec.training.emaDecay"),
+    ("training", {"decayFraction": 0.1}, "training.decayFraction is for training.schedule wsd only"),
+    ("training", {"plateau": {}}, "training.plateau is for training.schedule plateau only"),
+    ("training", {"momentum": 0.5}, "training.momentum is for training.optimizer sgd or rmsprop only"),
+    ("training", {"optimizer": "sgd"}, "give training.learningRate with training.optimizer sgd"),
+    ("training.schedule", "plateau", "give evaluation.everySteps with training.schedule plateau"),
+    ("training.earlyStopping", {}, "give evaluation.everySteps with"),
+    ("training.restoreBest", {}, "give evaluation.everySteps with"),
 ]
 
 NOT_YET = [
@@ -99,13 +107,7 @@ NOT_YET = [
     ("data.prepare", {"deduplicate": True}),
     ("method.objective", "dpo"),
     ("method.adapter", "qlora"),
-    ("training.schedule", "plateau"),
-    ("training.optimizer", "sgd"),
-    ("training.l1", 0.1),
-    ("training.neftuneAlpha", 5),
-    ("training.earlyStopping", {}),
     ("training.precision", "fp16"),
-    ("evaluation.everySteps", 10),
     ("evaluation.metrics", ["bleu"]),
     ("evaluation.sliceBy", "language"),
     ("evaluation.gates", [{"metric": "eval_loss", "max": 2}]),
@@ -144,7 +146,7 @@ def test_what_nothing_acts_on_yet_is_refused_and_never_ignored(path: str, value:
     ("path", "value", "instead"),
     [
         ("method.adapter", "qlora", "adapter may be lora or none"),
-        ("training.schedule", "wsd", "schedule may be cosine or linear or constant"),
+        ("training.precision", "fp16", "precision may be auto or fp32 or bf16"),
         ("suspend", True, "suspend may be false"),
         ("profile", "a100", "leave it out"),
     ],
@@ -166,7 +168,7 @@ def all_models(model: type[Model]) -> set[type[Model]]:
     return found
 
 
-ONE_VALUE = {"optimizer", "on_out_of_memory", "merge_adapter", "nodes", "suspend", "cancel"}
+ONE_VALUE = {"on_out_of_memory", "merge_adapter", "nodes", "suspend", "cancel"}
 """Fields of which one value alone is accepted for now: there is nothing to read."""
 
 

@@ -53,6 +53,7 @@ class Scenario:
     strategy: str
     method: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     packed: bool = True
     model: str = "Llama"
     rewinds: bool = False
@@ -72,11 +73,20 @@ SCENARIOS = {
     "LoRA, sharded, head tied": Scenario("fsdp2", model="tied"),
     "LoRA, sharded, an architecture that cannot be packed": Scenario("fsdp2", model="soft caps"),
 }
+MEASURED = {
+    "training": {"emaDecay": 0.5, "l1": 1e-4, "optimizer": "sgd", "labelSmoothing": 0.1, "restoreBest": {}},
+    "evaluation": {"everySteps": 1},
+}
+SCENARIOS |= {
+    "LoRA, whole, averaged, the best one": Scenario("ddp", **MEASURED),
+    "all weights, sharded, averaged, the best one": Scenario("fsdp2", FULL, **MEASURED),
+}
 DROPOUT = {"lora": {"dropout": 0.2}}
 INTERRUPTED = {
     "LoRA with dropout, whole": Scenario("ddp", DROPOUT),
     "LoRA with dropout, sharded": Scenario("fsdp2", DROPOUT),
     "all weights, sharded": Scenario("fsdp2", FULL),
+    "all weights, sharded, averaged and measured": Scenario("fsdp2", FULL, **MEASURED),
 }
 """Trained in one go, and once more from a snapshot after two steps."""
 
@@ -129,7 +139,7 @@ class Several:
                 "data": {"train": [{"uri": "s3://team-a/train.jsonl"}], "validationFraction": 0.2},
                 "method": scenario.method,
                 "training": {"maxSteps": 4, "learningRate": rate, "batchSize": 5, "maxLength": 64} | scenario.training,
-                "evaluation": {"samples": 1, "maxNewTokens": 4},
+                "evaluation": {"samples": 1, "maxNewTokens": 4} | scenario.evaluation,
                 "onDivergence": "Rewind" if scenario.rewinds else "Fail",
                 "outputPrefix": "s3://team-a/out/",
             }

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -28,10 +29,13 @@ class StepDone:
     epoch: float
     """Passes over the data so far."""
     loss: float
-    """Mean over the step's learned tokens, nats."""
+    """Mean over all that counts in the step, such as its learned tokens, nats; with labels smoothed where that is asked
+    for, and without the penalty."""
     learning_rate: float
     tokens: int
     """Trained in this step, padding not counted."""
+    penalty: float = 0.0
+    """The L1 term that was added to the loss."""
 
 
 class Progress:
@@ -111,6 +115,20 @@ class Progress:
     def saved(self, checkpoint: str) -> None:
         """A checkpoint of this name can be gone on with."""
         self._checkpoint = checkpoint
+        self._publish()
+
+    @contextmanager
+    def beside_training(self) -> Iterator[None]:
+        """Within is no training: its speed is measured as if this took no time."""
+        before = self._clock()
+        try:
+            yield
+        finally:
+            self._logged += self._clock() - before
+
+    def shortened(self, work: int) -> None:
+        """So many evaluated tokens of the plan are not going to be done."""
+        self._total -= work
         self._publish()
 
     def begin_training(self) -> None:

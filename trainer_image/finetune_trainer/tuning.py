@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 
 from finetune_api.run import ExitCode, RunConfig
-from finetune_trainer.errors import TrainerError, one_line
+from finetune_trainer.errors import Stopped, TrainerError, one_line
 from finetune_trainer.evaluation import samples
 from finetune_trainer.evaluation.evaluate import Measured, evaluate, measure
 from finetune_trainer.models.adapter import adapter_of, put_on
@@ -47,9 +47,12 @@ from finetune_trainer.scaling.sharding import (
 from finetune_trainer.training.batches import Cut, plan_batches
 from finetune_trainer.training.fitting import find_fit
 from finetune_trainer.training.history import History
+from finetune_trainer.training.judging import Judge, Standing, Values
 from finetune_trainer.training.loop import Loop
-from finetune_trainer.training.memory import Fit, device_memory
+from finetune_trainer.training.memory import Fit, device_memory, training_bytes
+from finetune_trainer.training.noise import add_noise
 from finetune_trainer.training.objective import Objective
+from finetune_trainer.training.optimizers import works_on_shares
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.snapshot import Snapshot, TrainingState, share
 from finetune_trainer.training.train import train
@@ -113,6 +116,7 @@ class Tuning:
             bucketed=not self._layout.packed,
             weights=[(len(part.examples), part.weight) for part in self.train_set.parts],
         )
+        self._judge = Judge(config.training, config.evaluation.every_steps, self.plan.total_steps)
         self._loop = self._begin(prepared, resumed)
         self._plan_progress()
         self._log_plan()
@@ -137,8 +141,16 @@ class Tuning:
         if self._ranks.alone:
             return "ddp"
         frozen, trained = count_weights(self.files, self.recipe.head, self.adapter)
-        width = 2 if self.precision == "bf16" else 4
-        return choose_strategy(width * frozen, trained, device_memory(self._ranks.local_count), self._ranks.count)
+        width, settings = 2 if self.precision == "bf16" else 4, self._config.training
+        memory = device_memory(self._ranks.local_count)
+        strategy = choose_strategy(width * frozen, trained, training_bytes(settings), memory, self._ranks.count)
+        if strategy == "fsdp2" and not works_on_shares(settings):
+            raise TrainerError(
+                ExitCode.CONFIGURATION_INVALID,
+                f"spec.training.optimizer {settings.optimizer} needs whole weights, but {self.files.name} is so large "
+                "that each GPU can only have a share of them. Choose adamw, sgd or rmsprop, or an adapter.",
+            )
+        return strategy
 
     def _place(self) -> Objective:
         """The model on its device, or the shares of all ranks on theirs."""
@@ -154,14 +166,22 @@ class Tuning:
             shard(objective, self._accelerator, self._autocast)
             self._layout = objective.lend(lambda _: objective.choose_layout())
         objective.use(self._layout)
+        if alpha := self._config.training.neftune_alpha:
+            add_noise(objective, alpha)
         return objective
 
     def _plan_progress(self) -> None:
         history, evaluation = self._loop.state.history, self.validation_set.tokens
         baseline = evaluation if self._config.evaluation.baseline else 0
-        total = baseline + evaluation + TRAINING_COST * self.plan.total_tokens
-        done = baseline + TRAINING_COST * history.tokens if self.resumed else 0
+        between = evaluation * self._judge.measurements(self.plan.total_steps)
+        total = baseline + between + evaluation + TRAINING_COST * self.plan.total_tokens
+        done = baseline + self._work(history) if self.resumed else 0
         self._progress.plan(total, done, history.last)
+
+    def _work(self, history: History) -> int:
+        """What the training has taken so far, in evaluated tokens."""
+        measured = self._judge.measurements(self._loop.state.standing.measured_at)
+        return TRAINING_COST * history.tokens + measured * self.validation_set.tokens
 
     @property
     def _autocast(self) -> str:
@@ -192,8 +212,8 @@ class Tuning:
 
     def _find_fit(self) -> Fit:
         longest = max(max(self.train_set.lengths), max(self.validation_set.lengths))
-        setting = self._config.training.activation_checkpointing
-        return find_fit(self._objective, self._layout.packed, self._accelerator, longest, setting, self._ranks)
+        settings = self._config.training
+        return find_fit(self._objective, self._layout.packed, self._accelerator, longest, settings, self._ranks)
 
     def _recompute(self) -> None:
         try:
@@ -210,6 +230,11 @@ class Tuning:
     def learning_rate(self) -> float:
         """The highest learning rate: the user's, or the default of the method."""
         return self._config.training.learning_rate or self.recipe.rates["adapter" if self.adapter else "none"]
+
+    @property
+    def standing(self) -> Standing:
+        """What its measurements between steps came to."""
+        return self._loop.state.standing
 
     @property
     def resumed_at(self) -> list[int]:
@@ -232,6 +257,7 @@ class Tuning:
         if not self._config.evaluation.baseline:
             return None
         measurement = self._measure()
+        self._judge.require(measurement.measured.metrics)
         if not measurement.measured.finite:
             raise TrainerError(
                 ExitCode.MODEL_INVALID,
@@ -241,11 +267,30 @@ class Tuning:
         return measurement
 
     def train(self, saver: Saver | None, asked_to_stop: Callable[[], bool]) -> History:
-        """Takes the steps that are left; ``saver`` is the first rank's."""
+        """Takes the steps that are left, and leaves the model as it is published; ``saver`` is the first rank's."""
         self._progress.begin_training()
         rewinds = self._config.on_divergence == "Rewind"
-        train(self._loop, saver, asked_to_stop, rewinds, self._progress.trained)
-        return self._loop.state.history
+        train(self._loop, saver, asked_to_stop, rewinds, self._progress.trained, self._judge, self._measure_between)
+        history, planned = self._loop.state.history, self._judge.measurements(self.plan.total_steps)
+        whole = TRAINING_COST * self.plan.total_tokens + planned * self.validation_set.tokens
+        self._progress.shortened(whole - self._work(history))
+        return history
+
+    def _measure_between(self, asked_to_stop: Callable[[], bool]) -> Values | None:
+        """Between two steps; None: it was asked to stop."""
+
+        def evaluated(tokens: int) -> None:
+            if self._ranks.any(asked_to_stop()):
+                raise Stopped
+            self._progress.evaluated(tokens)
+
+        with self._progress.beside_training():
+            try:
+                measured = self._measured(evaluated)
+            except Stopped:
+                return None
+        logger.info("after step %d: %s", self._loop.state.step, measured)
+        return measured.metrics
 
     def measure_tuned(self) -> Measurement:
         """Measures what is going to be published: a model trained in bf16 is rounded to it first.
@@ -264,19 +309,18 @@ class Tuning:
         return measurement
 
     def _measure(self) -> Measurement:
-        totals = evaluate(
-            self._objective,
-            self.validation_set,
-            self._loop.cut,
-            self._accelerator.device,
-            self._progress.evaluated,
-            self._ranks,
-        )
-        measured = measure(totals, self.recipe.metrics)
+        measured = self._measured(self._progress.evaluated)
         logger.info("%s", measured)
         answers = self._objective.lend(self._answers)
         tidy_memory()
         return Measurement(measured, answers)
+
+    def _measured(self, on_batch: Callable[[int], None]) -> Measured:
+        """Of the model as it is now, on the held-out examples."""
+        totals = evaluate(
+            self._objective, self.validation_set, self._loop.cut, self._accelerator.device, on_batch, self._ranks
+        )
+        return measure(totals, self.recipe.metrics)
 
     def _answers(self, model: Any) -> list[str]:
         """On all ranks, since sharded weights need all of them, and where they are whole nobody has to wait."""

@@ -30,8 +30,16 @@ def snapshot(**tensors) -> Snapshot:
         "a.bias": torch.randn(4).bfloat16(),
         "wide": torch.randn(4, 3).T,
     }
-    moments = {"a.weight/step": torch.tensor(5.0), "a.weight/exp_avg": torch.randn(3, 4) * 1e-30}
-    return Snapshot(state.to_dict(), weights, moments, ({"cpu": torch.get_rng_state()}, {"cpu": torch.get_rng_state()}))
+    moments = {
+        "a.weight/step": torch.tensor(5.0),
+        "a.weight/exp_avg": torch.randn(3, 4) * 1e-30,
+        "a.weight/state1": torch.full((3, 4), 200, dtype=torch.uint8),
+    }
+    copies = {} if tensors else {"average": {"a.weight": torch.randn(3, 4)}, "best": {"a.weight": torch.randn(3, 4)}}
+    state.standing.early.add(0.1 + 0.2, 4, lower=True)
+    state.history.measured(4, {"eval_loss": 0.1 + 0.2})
+    random = {"cpu": torch.get_rng_state()}, {"cpu": torch.get_rng_state()}
+    return Snapshot(state.to_dict() | {"numbers": {"a.weight/t": 5}}, weights, moments, random, copies)
 
 
 @pytest.mark.parametrize("base", [BASE, None])
@@ -41,10 +49,11 @@ def test_what_is_read_is_what_was_written_to_the_bit(tmp_path, base):
     saved = SavedTraining.read(tmp_path / "saved")
     assert saved.base == base
     assert saved.snapshot.state == json.loads(json.dumps(written.state))
-    assert TrainingState.of_dict(saved.snapshot.state).to_dict() == written.state
+    assert TrainingState.of_dict(saved.snapshot.state).to_dict() | {"numbers": {"a.weight/t": 5}} == written.state
     assert History.of_dict(saved.snapshot.state["history"]).last.loss == 1 / 5
-    for name in ("weights", "optimizer"):
-        there, here = getattr(saved.snapshot, name), getattr(written, name)
+    assert saved.snapshot.copies.keys() == written.copies.keys()
+    sets = [(getattr(saved.snapshot, name), getattr(written, name)) for name in ("weights", "optimizer")]
+    for there, here in sets + [(saved.snapshot.copies[name], written.copies[name]) for name in written.copies]:
         assert there.keys() == here.keys()
         assert all(torch.equal(there[key], here[key]) and there[key].dtype == here[key].dtype for key in here)
     assert [torch.equal(a["cpu"], b["cpu"]) for a, b in zip(saved.snapshot.random, written.random, strict=True)]
@@ -53,6 +62,8 @@ def test_what_is_read_is_what_was_written_to_the_bit(tmp_path, base):
 def test_it_is_safetensors_and_json_and_nothing_else(tmp_path):
     SavedTraining(snapshot(), BASE).write(tmp_path / "saved")
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
+        "copy-average.safetensors",
+        "copy-best.safetensors",
         "optimizer.safetensors",
         "random-0.safetensors",
         "random-1.safetensors",

@@ -38,6 +38,10 @@ class Training:
         self.state = TrainingState(Fit(512, recompute=False))
         self.plan = SimpleNamespace(total_steps=total)
 
+    @property
+    def over(self) -> bool:
+        return self.state.step == self.plan.total_steps
+
     def snapshot(self, lent: bool = False) -> Snapshot:
         number = torch.tensor([float(self.state.step)])
         return Snapshot(self.state.to_dict(), {"w": number}, {"w/exp_avg": number}, ({"cpu": torch.get_rng_state()},))

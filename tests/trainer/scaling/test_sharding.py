@@ -31,7 +31,7 @@ GIB = 2**30
     ],
 )
 def test_a_model_is_sharded_where_it_takes_most_of_a_gpu(model, frozen_bytes, trained, gib, ranks, expected):
-    assert choose_strategy(int(frozen_bytes), int(trained), gib * GIB, ranks) == expected, model
+    assert choose_strategy(int(frozen_bytes), int(trained), 12, gib * GIB, ranks) == expected, model
 
 
 @pytest.fixture(scope="module", params=["alone", "with an adapter"])

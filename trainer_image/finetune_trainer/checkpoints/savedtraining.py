@@ -25,7 +25,7 @@ from finetune_trainer.tuning import Measurement, Tuning
 logger = logging.getLogger(__name__)
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-_RANDOM = "random-{rank}.safetensors"
+_RANDOM, _COPY = "random-{rank}.safetensors", "copy-{kind}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class SavedTraining:
         snapshot = self.snapshot
         _save(snapshot.weights, part / _WEIGHTS)
         _save(snapshot.optimizer, part / _OPTIMIZER)
+        for kind, copy in snapshot.copies.items():
+            _save(copy, part / _COPY.format(kind=kind))
         for rank, states in enumerate(snapshot.random):
             _save(states, part / _RANDOM.format(rank=rank))
         base = {"metrics": dict(self.base.measured.metrics), "answers": self.base.answers} if self.base else None
@@ -67,6 +69,9 @@ class SavedTraining:
             weights=load_file(directory / _WEIGHTS),
             optimizer=load_file(directory / _OPTIMIZER),
             random=tuple(load_file(directory / _RANDOM.format(rank=rank)) for rank in range(ranks)),
+            copies={
+                path.stem.removeprefix("copy-"): load_file(path) for path in directory.glob(_COPY.format(kind="*"))
+            },
         )
         return cls(snapshot, _measurement(state["base"]), state["madeWith"])
 

@@ -96,7 +96,7 @@ class Saver:
     def after_step(self, training: Loop) -> None:
         """Saves what is due, and the state after the last step, for whoever is stopped while the model is measured."""
         step = training.state.step
-        if step < training.plan.total_steps:
+        if not training.over:
             if self._pace.due(step):
                 self._bring(self._save(training))
         else:
@@ -197,7 +197,7 @@ class Saver:
 def _needed(training: Loop) -> Snapshot:
     """For the steps to come. Where there are none, the moments, two thirds of it, are of no use any more."""
     snapshot = training.snapshot(lent=True)
-    return snapshot if training.state.step < training.plan.total_steps else replace(snapshot, optimizer={})
+    return replace(snapshot, optimizer={}) if training.over else snapshot
 
 
 def _explained(error: Exception, directory: Path) -> str:

@@ -103,6 +103,9 @@ class Outcome:
             "metrics": [metric.to_dict() for metric in self.metrics],
             "resumedAt": tuning.resumed_at,
             "steps": [asdict(step) for step in self.trained.steps],
+            "evaluations": [asdict(each) for each in self.trained.evaluations],
+            "bestStep": tuning.standing.best.step or None,
+            "stoppedEarly": tuning.standing.stopped,
             "samples": [
                 {
                     "set": prompt.set,

@@ -26,20 +26,21 @@ Strategy = Literal["ddp", "fsdp2"]
 
 _STATE_SHARE = 0.6
 """Of a device's memory, for what does not depend on the batch; the rest is for activations."""
-_TRAINED_BYTES = 20
-"""What a trained parameter takes in fp32: itself, its gradient, AdamW's two moments, and DDP's bucket of gradients."""
+_TRAINED_BYTES = 8
+"""What a trained parameter takes in fp32 beside its training: itself, and DDP's bucket of gradients."""
 
 
-def choose_strategy(frozen_bytes: int, trained: int, memory: int, ranks: int) -> Strategy:
+def choose_strategy(frozen_bytes: int, trained: int, training_bytes: int, memory: int, ranks: int) -> Strategy:
     """The decision.
 
     Args:
         frozen_bytes: of the weights that are not trained.
         trained: parameters.
+        training_bytes: that each of them takes because it is trained: gradient, moments …
         memory: bytes of one device.
         ranks: devices.
     """
-    whole = frozen_bytes + _TRAINED_BYTES * trained
+    whole = frozen_bytes + (_TRAINED_BYTES + training_bytes) * trained
     return "fsdp2" if ranks > 1 and whole > _STATE_SHARE * memory else "ddp"
 
 
@@ -123,7 +124,26 @@ def is_share(tensor: Tensor) -> bool:
 
 def own_size(parameter: Tensor) -> int:
     """Elements of a parameter that are on this rank."""
-    return parameter.to_local().numel() if isinstance(parameter, DTensor) else parameter.numel()
+    return own(parameter).numel()
+
+
+def own(tensor: Tensor) -> Tensor:
+    """What this rank has of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def like(parameter: Tensor, part: Tensor) -> Tensor:
+    """``part``, which belongs to what this rank has of ``parameter``, as a tensor that is sharded as that is."""
+    if not isinstance(parameter, DTensor):
+        return part
+    return DTensor.from_local(
+        part.to(parameter.device),
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
 
 
 def gathered_bytes(model: nn.Module) -> int:

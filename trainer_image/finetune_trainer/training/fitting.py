@@ -5,9 +5,18 @@ from typing import Any
 
 from accelerate import Accelerator  # type: ignore[import-untyped]
 
+from finetune_api.spec import Training
 from finetune_trainer.scaling.ranks import Ranks
 from finetune_trainer.scaling.sharding import gathered_bytes
-from finetune_trainer.training.memory import Fit, bytes_left_behind, choose_fit, free_memory, most_tokens, try_out
+from finetune_trainer.training.memory import (
+    Fit,
+    bytes_left_behind,
+    choose_fit,
+    free_memory,
+    most_tokens,
+    training_bytes,
+    try_out,
+)
 from finetune_trainer.training.objective import Objective
 
 _LOOK = 256
@@ -15,13 +24,12 @@ _LOOK = 256
 
 
 def find_fit(
-    objective: Objective, packed: bool, accelerator: Accelerator, longest: int, setting: str, ranks: Ranks
+    objective: Objective, packed: bool, accelerator: Accelerator, longest: int, settings: Training, ranks: Ranks
 ) -> Fit:
     """The fit for ``objective`` on this machine as it is now; on all ranks the one that suits each of them.
 
     Args:
         longest: tokens of the longest record.
-        setting: ``training.activationCheckpointing``.
     """
     model = objective.model
     device, config = accelerator.device, model.config.get_text_config()
@@ -37,8 +45,11 @@ def find_fit(
     short = min(longest, _LOOK)
     kept = bytes_left_behind(lambda: forward(short), model) // short
     inputs = config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
-    layer, free = kept // config.num_hidden_layers, free_memory(device, model, ranks.local_count)
-    fit = choose_fit(kept, inputs + layer, free, longest, most_tokens(device), setting)
+    layer, free = (
+        kept // config.num_hidden_layers,
+        free_memory(device, model, training_bytes(settings), ranks.local_count),
+    )
+    fit = choose_fit(kept, inputs + layer, free, longest, most_tokens(device), settings.activation_checkpointing)
     if device.type == "cuda" and not gathered_bytes(model):  # a rank without memory would keep the others waiting
         fit = replace(fit, tokens=try_out(attempt, fit.tokens, longest))
     fits = ranks.gather(fit)

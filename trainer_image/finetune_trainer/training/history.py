@@ -1,11 +1,22 @@
 """The steps of a training, as many of them as are worth keeping: a long run shall not cost memory for its past."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune_trainer.progress import StepDone
 
 _MOST = 1000
+
+
+@dataclass(frozen=True)
+class Between:
+    """What the model was worth between two steps."""
+
+    step: int
+    """After so many steps."""
+    metrics: dict[str, float]
+    """By their names."""
 
 
 @dataclass
@@ -17,6 +28,12 @@ class History:
     last: StepDone | None = None
     tokens: int = 0
     """Trained on, padding not counted, repetitions counted."""
+    evaluations: list[Between] = field(default_factory=list)
+    """The newest ones that were measured between steps, oldest first."""
+
+    def measured(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One more evaluation, after ``step`` steps."""
+        self.evaluations = [*self.evaluations, Between(step, dict(metrics))][-_MOST:]
 
     def add(self, done: StepDone) -> None:
         """One more step."""
@@ -47,4 +64,5 @@ class History:
             kept=[StepDone(**step) for step in content["kept"]],
             last=StepDone(**last) if last else None,
             tokens=content["tokens"],
+            evaluations=[Between(**each) for each in content["evaluations"]],
         )

@@ -7,7 +7,8 @@ optimizer and the random state: a snapshot of them, taken between any two steps,
 had never stopped.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,9 @@ from finetune_trainer.progress import StepDone
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.scaling.sharding import forget_gathered, whole
 from finetune_trainer.training.batches import BatchPlan, Cut
-from finetune_trainer.training.optimizers import adamw
+from finetune_trainer.training.copies import Copies
+from finetune_trainer.training.judging import Judge
+from finetune_trainer.training.optimizers import make_optimizer
 from finetune_trainer.training.schedule import Schedule
 from finetune_trainer.training.snapshot import (
     Snapshot,
@@ -57,13 +60,20 @@ class Loop:
     """Every method is called on all of them at the same step, unless it says otherwise."""
 
     def __post_init__(self) -> None:
+        settings = self.settings
         self.schedule = Schedule(
-            self.rate, self.settings.schedule, self.plan.total_steps, self.settings.warmup_fraction
+            self.rate, settings.schedule, self.plan.total_steps, settings.warmup_fraction, settings.decay_fraction
         )
         forget_gathered(self.objective)
         self.bare = self.accelerator.unwrap_model(self.objective)
         self.trained = {name: p for name, p in self.bare.named_parameters() if p.requires_grad}
-        self.optimizer = self.accelerator.prepare_optimizer(adamw(self.trained.values(), self.settings.weight_decay))
+        self.optimizer = self.accelerator.prepare_optimizer(make_optimizer(self.trained.values(), settings))
+        self.copies = Copies(self.trained, settings.ema_decay)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no step left to take."""
+        return self.state.step == self.plan.total_steps or self.state.standing.stopped
 
     def step(self, asked_to_stop: Callable[[], bool]) -> StepDone | None:
         """Takes the next optimizer step; None: it was asked to stop before that, and nothing has changed.
@@ -83,15 +93,17 @@ class Loop:
                 return None
             own += self._learn(parts[self.ranks.rank], indices[-1:], units, last=count == len(rounds))
         loss = self.ranks.sum(float(own))[0] / self.ranks.count
+        penalty = self._penalize()
         norm = whole(self.accelerator.clip_grad_norm_(self.trained.values(), self.settings.max_grad_norm))
         if fault := self.state.watch.fault(loss, float(norm)):
             self.optimizer.zero_grad()
             raise Diverged(fault)
-        rate = self.schedule.rate(number) * self.state.rate_factor
+        rate = self.schedule.rate(number) * self.state.rate_factor * self.state.standing.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.copies.average(number)
         done = StepDone(
             step=number + 1,
             total=self.plan.total_steps,
@@ -99,6 +111,7 @@ class Loop:
             loss=loss,
             learning_rate=rate,
             tokens=sum(self.plan.lengths[index] for index in indices),
+            penalty=penalty,
         )
         self.state.advance(done)
         return done
@@ -115,6 +128,50 @@ class Loop:
             self.accelerator.backward(share)
         return share.detach()  # type: ignore[no-any-return]
 
+    @torch.no_grad()
+    def _penalize(self) -> float:
+        """Adds the gradient of the L1 term, l1 · Σ|w| over all trained weights, which is their sign; returns the term.
+        It is added once, and not shared out like the loss, since it does not depend on the examples."""
+        if not self.settings.l1:
+            return 0.0
+        sums = []
+        for parameter in self.trained.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.add_(parameter.sign(), alpha=self.settings.l1)
+            sums.append(whole(parameter.abs().sum()))
+        return self.settings.l1 * float(torch.stack(sums).sum())
+
+    def measured(self, measure: Callable[[], Mapping[str, float] | None], judge: Judge) -> bool:
+        """Measures the model between two steps, by its averaged weights where it has them, and judges it; False:
+        whoever measures was asked to stop, and nothing has changed.
+
+        Raises:
+            Diverged: what was measured is no number.
+            TrainerError: CONFIGURATION_INVALID, where something is watched that is not measured.
+        """
+        forget_gathered(self.objective)
+        try:
+            with self.copies.averaged():
+                metrics = measure()
+                if metrics is None:
+                    return False
+                judge.require(metrics)
+                if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+                    raise Diverged(f"{wrong[0]} on the validation records became {metrics[wrong[0]]}")
+                if judge.judge(metrics, self.state.step, self.state.standing):
+                    self.copies.keep_best()
+        finally:
+            forget_gathered(self.objective)
+            self.objective.train()
+        self.state.history.measured(self.state.step, metrics)
+        return True
+
+    def finish(self) -> None:
+        """Makes the model the one that is published. Nothing is trained after that."""
+        forget_gathered(self.objective)
+        self.copies.put_in_place()
+
     def snapshot(self, lent: bool = False) -> Snapshot:
         """All that the steps to come depend on, on the CPU; ``lent`` to whoever is done with it before the next step.
 
@@ -129,9 +186,9 @@ class Loop:
             self._take(lent=True)
 
     def _take(self, lent: bool) -> Snapshot:
-        return take(self.trained, self.optimizer, self.state, self.accelerator.device, lent, self.ranks)
+        return take(self.trained, self.optimizer, self.copies, self.state, self.accelerator.device, lent, self.ranks)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes on from ``snapshot``."""
         forget_gathered(self.objective)
-        self.state = put_back(snapshot, self.trained, self.optimizer, self.accelerator.device, self.ranks)
+        self.state = put_back(snapshot, self.trained, self.optimizer, self.copies, self.accelerator.device, self.ranks)

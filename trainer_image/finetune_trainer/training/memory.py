@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune_api.spec import Training
 from finetune_trainer.errors import is_out_of_memory
 from finetune_trainer.scaling.sharding import gathered_bytes, is_share, own_size
+from finetune_trainer.training.optimizers import state_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,6 @@ _CPU_TOKENS = 512
 _GPU_TOKENS = 16_384
 _SHARE = 0.7
 """Of the free memory; the rest is for what comes and goes in between, and for fragments."""
-_TRAINED = 12
-"""Bytes a trained parameter takes once training has begun: its gradient and AdamW's two moments, in fp32."""
 _MEMORY_LIMIT, _MEMORY_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 _MACHINE = Path("/proc/meminfo")
 
@@ -56,15 +56,22 @@ def choose_fit(kept: int, recomputed: int, free: int, longest: int, most: int, s
     return Fit(max(longest, min(most, fitting)), recompute)
 
 
-def free_memory(device: torch.device, model: nn.Module, processes: int = 1) -> int:
-    """Bytes that are left for activations on ``device``, once everything that is trained has its optimizer's state.
+def training_bytes(settings: Training) -> int:
+    """Bytes that a trained parameter takes beside itself, once training has begun: its gradient, the optimizer's state,
+    and its average. The best weights are kept elsewhere, or on a CPU where there is mostly room."""
+    return 4 + state_bytes(settings) + (4 if settings.ema_decay else 0)
+
+
+def free_memory(device: torch.device, model: nn.Module, training_bytes: int, processes: int = 1) -> int:
+    """Bytes that are left for activations on ``device``, once everything that is trained has all that it takes.
 
     Args:
+        training_bytes: of :func:`training_bytes`.
         processes: that share this machine's memory where they compute on its CPU.
     """
     trained = sum(own_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_on_cpu() // processes
-    return max(0, free - _TRAINED * trained - gathered_bytes(model))
+    return max(0, free - training_bytes * trained - gathered_bytes(model))
 
 
 def _free_on_cpu(limit: Path = _MEMORY_LIMIT, used: Path = _MEMORY_USED, machine: Path = _MACHINE) -> int:

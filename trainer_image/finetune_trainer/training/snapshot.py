@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from finetune_trainer.progress import StepDone
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.scaling.sharding import overwrite, whole
+from finetune_trainer.training.copies import Copies
 from finetune_trainer.training.divergence import LossWatch
 from finetune_trainer.training.history import History
+from finetune_trainer.training.judging import Standing
 from finetune_trainer.training.memory import Fit
 
 
@@ -29,6 +31,7 @@ class TrainingState:
     resumed_at: list[int] = field(default_factory=list)
     """The step that each further process went on from."""
     watch: LossWatch = field(default_factory=LossWatch)
+    standing: Standing = field(default_factory=Standing)
     history: History = field(default_factory=History)
 
     def advance(self, done: StepDone) -> None:
@@ -45,6 +48,7 @@ class TrainingState:
             "rewinds": self.rewinds,
             "resumedAt": self.resumed_at,
             "losses": self.watch.losses,
+            "standing": self.standing.to_dict(),
             "history": self.history.to_dict(),
         }
 
@@ -58,6 +62,7 @@ class TrainingState:
             rewinds=content["rewinds"],
             resumed_at=list(content["resumedAt"]),
             watch=LossWatch(content["losses"]),
+            standing=Standing.of_dict(content["standing"]),
             history=History.of_dict(content["history"]),
         )
 
@@ -67,13 +72,15 @@ class Snapshot:
     """Everything that the steps to come depend on."""
 
     state: dict[str, Any]
-    """TrainingState as JSON."""
+    """TrainingState as JSON, and, as ``numbers``, what the optimizer keeps that is no tensor."""
     weights: dict[str, Tensor]
     """The trained parameters by name."""
     optimizer: dict[str, Tensor]
-    """``<parameter>/<exp_avg, exp_avg_sq, step>``."""
+    """``<parameter>/<exp_avg, exp_avg_sq, step …>``, as the optimizer names them."""
     random: tuple[dict[str, Tensor], ...]
     """State of the random generators of each rank: ``cpu`` and, on a GPU, ``cuda``; uint8."""
+    copies: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Further sets of the trained parameters, by the names that Copies gives them; those that there are."""
 
     @property
     def step(self) -> int:
@@ -84,6 +91,7 @@ class Snapshot:
 def take(
     trained: Mapping[str, nn.Parameter],
     optimizer: Any,
+    copies: Copies,
     state: TrainingState,
     device: torch.device,
     lent: bool = False,
@@ -98,42 +106,68 @@ def take(
 
     def on_cpu(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         gathered = ((name, whole(tensor.detach())) for name, tensor in tensors)
-        return {name: tensor.to("cpu", copy=not lent) for name, tensor in gathered if ranks.first}
+        return _apart({name: tensor.to("cpu", copy=not lent) for name, tensor in gathered if ranks.first})
 
-    moments = (
-        (f"{name}/{key}", value)
+    kept = {
+        f"{name}/{key}": value
         for name, parameter in trained.items()
         for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    moments = ((path, value) for path, value in kept.items() if isinstance(value, Tensor))
+    numbers = {path: value for path, value in kept.items() if isinstance(value, int | float)}
+    further = {kind: on_cpu(tensors) for kind, tensors in copies.sets().items()}
+    return Snapshot(
+        state.to_dict() | {"numbers": numbers},
+        on_cpu(trained.items()),
+        on_cpu(moments),
+        tuple(ranks.gather(random_state(device))),
+        {kind: tensors for kind, tensors in further.items() if tensors},
     )
-    random = tuple(ranks.gather(random_state(device)))
-    return Snapshot(state.to_dict(), on_cpu(trained.items()), on_cpu(moments), random)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With memory of its own for each: some optimizers have one table for all parameters."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        if place in seen:
+            tensors[name] = tensor.clone()
+        seen.add(place)
+    return tensors
 
 
 def put_back(
     snapshot: Snapshot,
     trained: Mapping[str, nn.Parameter],
     optimizer: Any,
+    copies: Copies,
     device: torch.device,
     ranks: Ranks = ALONE,
 ) -> TrainingState:
-    """Writes a snapshot's weights, moments and random state where they were taken from; returns its state. All ranks
-    call it; the tensors are taken from the first one's."""
+    """Writes a snapshot's weights, moments, copies and random state where they were taken from; returns its state. All
+    ranks call it; the tensors are taken from the first one's."""
     for name, parameter in trained.items():
         overwrite(parameter, snapshot.weights.get(name), ranks)
     optimizer.state.clear()
-    for path, shape in ranks.told([(path, value.shape) for path, value in snapshot.optimizer.items()]):
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    for path, shape, dtype in ranks.told([(path, of.shape, of.dtype) for path, of in snapshot.optimizer.items()]):
         name, _, key = path.rpartition("/")
         parameter = trained[name]
-        like = parameter if shape == parameter.shape else torch.empty(shape, device=parameter.device)
-        optimizer.state.setdefault(parameter, {})[key] = moment = torch.empty_like(like, dtype=torch.float32)
+        device_of = parameter.device if fused or shape else "cpu"  # a step's number is counted where it is used
+        like = parameter if shape == parameter.shape else torch.empty(shape, device=device_of)
+        optimizer.state.setdefault(parameter, {})[key] = moment = torch.empty_like(like, dtype=dtype)
         overwrite(moment, snapshot.optimizer.get(path), ranks)
+    for path, number in snapshot.state["numbers"].items():
+        name, _, key = path.rpartition("/")
+        optimizer.state.setdefault(trained[name], {})[key] = number
+    copies.put_back(snapshot.copies, ranks)
     set_random_state(snapshot.random[ranks.rank], device)
     return TrainingState.of_dict(snapshot.state)
 
 
 def share(snapshot: Snapshot | None, ranks: Ranks) -> Snapshot | None:
     """The first rank's snapshot on all of them: what :func:`put_back` wants there, which is not its tensors."""
-    outline = ranks.told(replace(snapshot, weights={}, optimizer={}) if snapshot else None)
+    outline = ranks.told(replace(snapshot, weights={}, optimizer={}, copies={}) if snapshot else None)
     return snapshot if ranks.first else outline
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.progress import StepDone
+from finetune_trainer.training.judging import Judge, Measure
 from finetune_trainer.training.loop import Diverged, Loop
 from finetune_trainer.training.saving import Saver, SharedSaver
 from finetune_trainer.training.snapshot import Snapshot
@@ -22,13 +23,17 @@ def train(
     asked_to_stop: Callable[[], bool],
     rewinds: bool,
     on_step: Callable[[StepDone], None],
+    judge: Judge,
+    measure: Measure,
 ) -> None:
-    """Takes the steps that are left.
+    """Takes the steps that are left, and measures between them where that is due.
 
     Args:
         saver: the first rank's.
         rewinds: whether a training that diverged goes back and on with a lower learning rate, or ends.
         on_step: is called after every optimizer step.
+        judge: knows when to measure, and what follows from it.
+        measure: is called between steps.
 
     Raises:
         Stopped: it was asked to stop, and the state is saved.
@@ -38,17 +43,24 @@ def train(
     shared = SharedSaver(saver, loop.ranks)
     shared.before_training(loop)
     while not loop.ranks.any(asked_to_stop()):
-        if loop.state.step == loop.plan.total_steps:
+        due = judge.due(loop.state.step, loop.state.standing)  # also where a process before was stopped in it
+        if loop.over and not due:
+            loop.finish()
             return
         try:
-            done = loop.step(asked_to_stop)
+            if due:
+                if not loop.measured(lambda: measure(asked_to_stop), judge):
+                    break
+            else:
+                done = loop.step(asked_to_stop)
+                if done is None:
+                    break
+                on_step(done)
         except Diverged as fault:
             _go_back(loop, shared.newest() if rewinds else None, fault)
             continue
-        if done is None:
-            break
-        on_step(done)
-        shared.after_step(loop)
+        if not judge.due(loop.state.step, loop.state.standing):
+            shared.after_step(loop)
     shared.before_the_end(loop)
     raise Stopped
 
