@@ -77,6 +77,51 @@ def save_model(
     return directory
 
 
+def save_reader_and_writer(directory: Path, kind: str = "t5", hidden: int = 32, seed: int = 0) -> Path:
+    """Writes a T5 or a BART with random weights into ``directory``, and a tokenizer that ends each text of its own
+    accord; BART's begins each, too."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        PreTrainedTokenizerFast,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
+
+    torch.manual_seed(seed)
+    padding, begin, end = SPECIAL_TOKENS
+    template = f"$A {end}" if kind == "t5" else f"{begin} $A {end}"
+    made = tokenizer(chat_template=None).backend_tokenizer.__class__.from_str(
+        tokenizer(chat_template=None).backend_tokenizer.to_str()
+    )
+    made.post_processor = TemplateProcessing(
+        single=template, special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (begin, end)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token=padding, bos_token=begin, eos_token=end).save_pretrained(
+        directory
+    )
+    if kind == "t5":
+        model: Any = T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=320, d_model=hidden, d_kv=hidden // 2, d_ff=2 * hidden, num_layers=2, num_heads=2,
+                dropout_rate=0.0, pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
+            )
+        )  # fmt: skip
+    else:
+        model = BartForConditionalGeneration(
+            BartConfig(
+                vocab_size=320, d_model=hidden, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=2 * hidden,
+                decoder_ffn_dim=2 * hidden, encoder_attention_heads=2, decoder_attention_heads=2, dropout=0.0,
+                max_position_embeddings=64, init_std=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+                decoder_start_token_id=2, forced_eos_token_id=2,
+            )
+        )  # fmt: skip
+    model.save_pretrained(directory)
+    return directory
+
+
 def json_lines(*records: object) -> bytes:
     """Records as JSON Lines."""
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records).encode()

@@ -250,7 +250,8 @@ class Training(Model):
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Optimizer steps. Give this or epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate. Absent: 2e-4 for an adapter, 2e-5 for full tuning."""
+    """Highest learning rate. Absent: 2e-4 for an adapter, 2e-5 for full tuning; for text2text-generation 5e-4 and
+    1e-4."""
     schedule: Literal["cosine", "linear", "constant", "wsd", "plateau"] = "cosine"
     """How the learning rate goes down after the warm-up: to zero by a cosine, to zero in a line, not at all, only at
     the end (`wsd`: warm-up, stable, decay), or whenever the model has stopped getting better (`plateau`)."""
@@ -269,8 +270,9 @@ class Training(Model):
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time.
     `auto`: where the longest record would not fit otherwise."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] = 1024
-    """Tokens a record is cut to. What a text-classification reads of a text, and a token-classification of its words,
-    ends there; a question-answering reads a longer text in windows of this length, which overlap."""
+    """Tokens a record is cut to; for text2text-generation, prompt and completion each. What a text-classification reads
+    of a text, and a token-classification of its words, ends there; a question-answering reads a longer text in windows
+    of this length, which overlap."""
     optimizer: Literal["adamw", "sgd", "rmsprop", "adafactor", "adamw8bit"] = "adamw"
     """Optimizer. What each keeps for a trained weight, beside its gradient: `adamw` 8 bytes, `sgd` 4 with momentum and
     none without, `rmsprop` 4, `adafactor` hardly any, `adamw8bit` (by bitsandbytes) 2."""
@@ -358,6 +360,9 @@ class Gate(Model):
     """Highest difference to the base allowed."""
 
 
+TextMetric = Literal["bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact_match"]
+
+
 class Evaluation(Model):
     """How the result is measured: always eval_loss, perplexity and token_accuracy on the held-out records."""
 
@@ -366,14 +371,18 @@ class Evaluation(Model):
     samples: Annotated[int, Field(ge=0, le=16)] = 0
     """Held-out prompts to answer with the base and with the tuned model, for the report."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Longest answer of a sample, in tokens."""
+    """Longest answer, in tokens."""
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Evaluate after every so many optimizer steps too; all values are in the full report. Absent: at the beginning and
     at the end only."""
-    metrics: Annotated[tuple[Annotated[str, Field(max_length=64)], ...] | None, NotYet()] = Field(
-        default=None, max_length=32
-    )
-    """Further metrics."""
+    metrics: Annotated[tuple[TextMetric, ...], Field(max_length=32)] | None = None
+    """Further metrics, of what the model answers to held-out records: `bleu` and `chrf` (sacrebleu, 0 to 100; for
+    `bleu`, texts of four words and more), `rouge1`, `rouge2` and `rougeL` (F-measures, 0 to 1), `exact_match` (share,
+    0 to 1). Absent: for text2text-generation `bleu`, `chrf` and the three of ROUGE, else none; an empty list asks for
+    none. Between two steps (everySteps) they are measured only where training watches one of them."""
+    generate_records: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Held-out records to answer for those metrics, the first ones (of each file in turn): answers take much longer
+    than a loss."""
     slice_by: Annotated[str | None, NotYet()] = Field(default=None, max_length=128)
     """Field of the records by whose values the metrics are split."""
     gates: Annotated[tuple[Gate, ...] | None, NotYet()] = Field(default=None, max_length=32)
@@ -467,21 +476,20 @@ class FineTuneJobSpec(Model):
 
     profile: Annotated[str | None, NotYet()] = Field(default=None, max_length=253)
     """FineTuneProfile: the platform team's template for images, nodes, limits and prices."""
-    task: Annotated[
-        Literal[
-            "text-generation",
-            "text2text-generation",
-            "text-classification",
-            "token-classification",
-            "question-answering",
-        ],
-        NotYet(("text2text-generation",)),
+    task: Literal[
+        "text-generation",
+        "text2text-generation",
+        "text-classification",
+        "token-classification",
+        "question-answering",
     ] = "text-generation"
-    """What the model is for, in transformers' words. `text-classification`: one label of several, or each that applies,
-    by an encoder (BERT) or a decoder (Llama); `token-classification`: a tag for each word (entities, kinds of words);
-    `question-answering`: the part of a text that answers a question. These three put a head on the model, if it has
-    none for the data's labels: its weights are drawn by training.seed, all of it is trained, and it is published with
-    the adapter. The untouched base is measured with that head, too, as it was drawn."""
+    """What the model is for, in transformers' words. `text-generation`: it goes on from a text (GPT, Llama, Qwen).
+    `text2text-generation`: an encoder reads the `prompt`, a decoder writes the `completion` (T5, BART).
+    `text-classification`: one label of several, or each that applies, by an encoder (BERT) or a decoder (Llama);
+    `token-classification`: a tag for each word (entities, kinds of words); `question-answering`: the part of a text
+    that answers a question. These three put a head on the model, if it has none for the data's labels: its weights are
+    drawn by training.seed, all of it is trained, and it is published with the adapter. The untouched base is measured
+    with that head, too, as it was drawn."""
     model: ModelSource
     """The model to start from."""
     storage: Storage = Storage()
@@ -531,5 +539,11 @@ class FineTuneJobSpec(Model):
             "give evaluation.everySteps with training.schedule plateau, training.earlyStopping, training.restoreBest: "
             "they go by evaluations",
             lambda s: bool(s.evaluation.every_steps) or not _goes_by_evaluations(s.training),
+        ),
+        Rule(
+            "evaluation",
+            "!has(self.evaluation.metrics) || self.task in ['text-generation', 'text2text-generation']",
+            "evaluation.metrics are measures of written answers, for task text-generation or text2text-generation only",
+            lambda s: s.evaluation.metrics is None or s.task in ("text-generation", "text2text-generation"),
         ),
     )

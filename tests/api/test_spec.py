@@ -67,6 +67,8 @@ BROKEN = [
     ("training.epochs", 0, "spec.training.epochs"),
     ("training.maxSteps", 0, "spec.training.maxSteps"),
     ("training.warmupFraction", 1.1, "spec.training.warmupFraction"),
+    ("evaluation.metrics", ["blue"], "spec.evaluation.metrics.0"),
+    ("evaluation.generateRecords", 0, "spec.evaluation.generateRecords"),
     ("checkpoint.everySteps", 0, "spec.checkpoint.everySteps"),
     ("checkpoint.keep", 0, "spec.checkpoint.keep"),
     ("resources.memory", "12x", "spec.resources.memory"),
@@ -100,7 +102,6 @@ BROKEN = [
 
 NOT_YET = [
     ("profile", "a100"),
-    ("task", "text2text-generation"),
     ("data.train.0.template", "{{ prompt }}"),
     ("data.test", [{"uri": "s3://b/t.jsonl"}]),
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),
@@ -108,7 +109,6 @@ NOT_YET = [
     ("method.objective", "dpo"),
     ("method.adapter", "qlora"),
     ("training.precision", "fp16"),
-    ("evaluation.metrics", ["bleu"]),
     ("evaluation.sliceBy", "language"),
     ("evaluation.gates", [{"metric": "eval_loss", "max": 2}]),
     ("output.mergeAdapter", True),

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed  # type: ignore[import-untyped]
 
 from finetune_api.run import ExitCode, RunConfig
 from finetune_trainer.errors import Stopped, TrainerError, one_line
-from finetune_trainer.evaluation import samples
+from finetune_trainer.evaluation import generation, textmetrics
 from finetune_trainer.evaluation.evaluate import Measured, evaluate, measure
 from finetune_trainer.models.adapter import adapter_of, put_on
 from finetune_trainer.models.attention import one_by_one
@@ -29,7 +29,6 @@ from finetune_trainer.models.model import (
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.preparation.data import Dataset, RecordSet
-from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.sets import Part, Sets
 from finetune_trainer.progress import TRAINING_COST, Progress
 from finetune_trainer.recipes import recipe_of
@@ -49,7 +48,7 @@ from finetune_trainer.training.fitting import find_fit
 from finetune_trainer.training.history import History
 from finetune_trainer.training.judging import Judge, Standing, Values
 from finetune_trainer.training.loop import Loop
-from finetune_trainer.training.memory import Fit, device_memory, training_bytes
+from finetune_trainer.training.memory import Fit, answer_tokens, device_memory, training_bytes
 from finetune_trainer.training.noise import add_noise
 from finetune_trainer.training.objective import Objective
 from finetune_trainer.training.optimizers import works_on_shares
@@ -66,7 +65,7 @@ class Measurement:
 
     measured: Measured
     answers: list[str]
-    """One for each sample prompt."""
+    """One for each prompt."""
 
 
 class Tuning:
@@ -123,9 +122,9 @@ class Tuning:
         gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         gc.enable()
 
-    def _encode(self, data: Dataset) -> tuple[Sets, Sets, list[samples.Prompt]]:
+    def _encode(self, data: Dataset) -> tuple[Sets, Sets, list[generation.Prompt]]:
         longest = self._config.training.max_length
-        encoder = Encoder(self._tokenizer, longest)
+        encoder = self.recipe.encoder(self._tokenizer, longest)
 
         def encode(records: RecordSet, what: str, every: bool) -> Sets:
             parts = ((file, self.recipe.encode(encoder, part, what)) for file, part in records.parts)
@@ -134,8 +133,15 @@ class Tuning:
             return sets
 
         train, validation = encode(data.train, "training", True), encode(data.validation, "validation", False)
-        count = self._config.evaluation.samples if self.recipe.generates else 0
-        return train, validation, samples.prompts(data.validation, count, lambda _: encoder, self._tokenizer)
+        count = max(self._config.evaluation.samples, self._scored) if self.recipe.generates else 0
+        prompts = generation.prompts(data.validation, count, lambda _: encoder, self._tokenizer)
+        if self._scored and not all(prompt.answered for prompt in prompts):
+            raise TrainerError(
+                ExitCode.CONFIGURATION_INVALID,
+                f"spec.evaluation.metrics asks for {', '.join(self._text_metrics)}, which needs records that hold an "
+                "answer: messages or prompt-completion; some of the held-out ones are plain text. Leave it out.",
+            )
+        return train, validation, prompts
 
     def _strategy(self) -> Strategy:
         if self._ranks.alone:
@@ -171,9 +177,10 @@ class Tuning:
         return objective
 
     def _plan_progress(self) -> None:
-        history, evaluation = self._loop.state.history, self.validation_set.tokens
+        history = self._loop.state.history
+        evaluation = self.validation_set.tokens + self._writing
         baseline = evaluation if self._config.evaluation.baseline else 0
-        between = evaluation * self._judge.measurements(self.plan.total_steps)
+        between = self._work_between * self._judge.measurements(self.plan.total_steps)
         total = baseline + between + evaluation + TRAINING_COST * self.plan.total_tokens
         done = baseline + self._work(history) if self.resumed else 0
         self._progress.plan(total, done, history.last)
@@ -181,7 +188,28 @@ class Tuning:
     def _work(self, history: History) -> int:
         """What the training has taken so far, in evaluated tokens."""
         measured = self._judge.measurements(self._loop.state.standing.measured_at)
-        return TRAINING_COST * history.tokens + measured * self.validation_set.tokens
+        return TRAINING_COST * history.tokens + measured * self._work_between
+
+    @property
+    def _writing(self) -> int:
+        """What all answers take."""
+        return generation.work(self.prompts, self._config.evaluation.max_new_tokens)
+
+    @property
+    def _work_between(self) -> int:
+        """What a measurement between two steps takes."""
+        return self.validation_set.tokens + (self._writing if self._judge.watches(self._text_metrics) else 0)
+
+    @property
+    def _text_metrics(self) -> list[str]:
+        """Those that are made of answers."""
+        wanted = self._config.evaluation.metrics
+        return [name for name in (self.recipe.text_metrics if wanted is None else wanted) if name in textmetrics.NAMES]
+
+    @property
+    def _scored(self) -> int:
+        """Records whose answers metrics are made of, at most."""
+        return self._config.evaluation.generate_records if self._text_metrics else 0
 
     @property
     def _autocast(self) -> str:
@@ -244,7 +272,7 @@ class Tuning:
     def _load(self, device_map: dict[str, str] | None) -> Any:
         model = load_model(self.files, self.recipe.head, self.adapter is not None, self.precision, device_map)
         require_matching_vocabulary(model, self._tokenizer, self.files.name)
-        longest = max(max(encoded.lengths) for encoded in (self.train_set, self.validation_set))
+        longest = max(encoded.longest_row for encoded in (self.train_set, self.validation_set))
         require_length(model, longest, self.files.name)
         return model
 
@@ -272,7 +300,7 @@ class Tuning:
         rewinds = self._config.on_divergence == "Rewind"
         train(self._loop, saver, asked_to_stop, rewinds, self._progress.trained, self._judge, self._measure_between)
         history, planned = self._loop.state.history, self._judge.measurements(self.plan.total_steps)
-        whole = TRAINING_COST * self.plan.total_tokens + planned * self.validation_set.tokens
+        whole = TRAINING_COST * self.plan.total_tokens + planned * self._work_between
         self._progress.shortened(whole - self._work(history))
         return history
 
@@ -286,7 +314,7 @@ class Tuning:
 
         with self._progress.beside_training():
             try:
-                measured = self._measured(evaluated)
+                measured, _ = self._measured(evaluated, self._judge.watches(self._text_metrics))
             except Stopped:
                 return None
         logger.info("after step %d: %s", self._loop.state.step, measured)
@@ -309,31 +337,38 @@ class Tuning:
         return measurement
 
     def _measure(self) -> Measurement:
-        measured = self._measured(self._progress.evaluated)
+        measured, said = self._measured(self._progress.evaluated)
         logger.info("%s", measured)
-        answers = self._objective.lend(self._answers)
         tidy_memory()
-        return Measurement(measured, answers)
+        return Measurement(measured, said)
 
-    def _measured(self, on_batch: Callable[[int], None]) -> Measured:
-        """Of the model as it is now, on the held-out examples."""
+    def _measured(self, on_batch: Callable[[int], None], written: bool = True) -> tuple[Measured, list[str]]:
+        """Of the model as it is now, on the held-out examples; and its answers, unless it is not to write any."""
         totals = evaluate(
             self._objective, self.validation_set, self._loop.cut, self._accelerator.device, on_batch, self._ranks
         )
-        return measure(totals, self.recipe.metrics)
+        found = measure(totals, self.recipe.metrics).metrics
+        said = self._objective.lend(self._answers) if written and self.prompts else []
+        if written and (scored := self.prompts[: self._scored]):
+            found = {**found, **generation.measure(self._text_metrics, scored, said)}
+        return Measured(dict(sorted(found.items(), key=lambda metric: "/" in metric[0]))), said
 
     def _answers(self, model: Any) -> list[str]:
-        """On all ranks, since sharded weights need all of them, and where they are whole nobody has to wait."""
-        if not self.prompts:
-            return []
+        """Sharded weights need all ranks for each answer; where they are whole, each rank gives a share of them."""
+        ranks = ALONE if self._sharded else self._ranks
+        own = self.prompts[ranks.rank :: ranks.count]
         with one_by_one(model):
-            return samples.answers(
+            said = generation.answers(
                 model,
-                self.prompts,
+                own,
                 self._config.evaluation.max_new_tokens,
                 self._tokenizer,
                 self._accelerator.device,
+                answer_tokens(self._loop.cut.tokens, self._accelerator.device),
+                lambda tokens: self._progress.evaluated(tokens * ranks.count),
             )
+        shares = ranks.gather(said)
+        return [shares[number % ranks.count][number // ranks.count] for number in range(len(self.prompts))]
 
     def gpu_seconds(self, seconds: float) -> int:
         """GPUs in use times ``seconds``; 0 on the CPU."""

@@ -83,7 +83,7 @@ def evaluate(
     found = {name: _Sums() for name in sets}
     for name, numbers in sets.items():
         order = sorted(numbers, key=lambda index: -examples.lengths[index])
-        for parts in ranks.rounds(order, examples.lengths, cut):
+        for parts in ranks.rounds(order, examples.lengths, cut, examples.targets):
             part = parts[ranks.rank]
             batch = objective.collate([examples[index] for index in part or order[-1:]], cut.packed, device)
             found[name].add(objective(batch), part)

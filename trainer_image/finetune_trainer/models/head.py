@@ -46,4 +46,5 @@ class Head:
         return tuple(found) if isinstance(found, tuple | list) else (found,)
 
 
+SEQUENCE_TO_SEQUENCE = Head("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM", "a model with encoder and decoder")
 LANGUAGE_MODEL = Head("AutoModelForCausalLM", "CAUSAL_LM", "a language model")

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
@@ -36,8 +36,8 @@ _TOGETHER = 8 * PIECE
 _RECORDS_TOGETHER = 4000
 
 
-class _Rendered(NamedTuple):
-    """A record as text."""
+class Rendered(NamedTuple):
+    """A record as text, or one side of it."""
 
     source: str
     text: str
@@ -53,12 +53,15 @@ class _Piece(NamedTuple):
 
     text: str
     spans: list[Span]
-    record: _Rendered
+    record: Rendered
     last: bool
 
 
 class Encoder:
     """Turns records into examples of at most ``max_length`` tokens."""
+
+    two_sided: ClassVar[bool] = False
+    """Whether what is learned of an example is a row of its own: a target beside its source."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         if not tokenizer.is_fast:
@@ -79,7 +82,7 @@ class Encoder:
         """All records, gone through once; those that leave nothing to learn are left out and counted."""
         used = Counter[bool]()
         with _all_characters(self._backend):
-            encoded = Encoded(self._examples(records, used))
+            encoded = Encoded(self._examples(records, used), two_sided=self.two_sided)
         encoded.dropped = used[False]
         return encoded
 
@@ -119,20 +122,19 @@ class Encoder:
         pieces = self._encode([text[start:end] for start, end in piece_ranges(text)])
         ids = [token for piece in pieces for token in piece.ids]
         if not templated:
-            before, behind = self._special
-            ids = [*before, *ids, *behind]
+            ids = [*self._special[0], *ids]
         special = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, 0)
         return ids or [next(token for token in special if token is not None)]  # a model must be given something
 
-    def _render(self, record: Record) -> _Rendered:
+    def _render(self, record: Record) -> Rendered:
         if record.messages:
             text, spans = self.template.conversation(record)
-            return _Rendered(record.source, text, spans, templated=True, whole=False)
+            return Rendered(record.source, text, spans, templated=True, whole=False)
         text = record.text or record.prompt + record.completion
         spans = [(len(record.prompt), len(text))]
-        return _Rendered(record.source, text, spans, templated=False, whole=bool(record.text))
+        return Rendered(record.source, text, spans, templated=False, whole=bool(record.text))
 
-    def _tokens(self, records: Iterable[_Rendered]) -> "Iterator[tuple[_Rendered, array[int], bytearray]]":
+    def _tokens(self, records: Iterable[Rendered]) -> "Iterator[tuple[Rendered, array[int], bytearray]]":
         """Each record with its ids and what is learned, without special tokens that no template has put in."""
         ids, learned = array("i"), bytearray()
         for piece, encoding in self._encodings(piece for record in records for piece in self._pieces(record)):
@@ -153,7 +155,7 @@ class Encoder:
                 batch, tokens = following, begun
             yield from zip(batch, tokens.result(), strict=True)
 
-    def _pieces(self, record: _Rendered) -> Iterator[_Piece]:
+    def _pieces(self, record: Rendered) -> Iterator[_Piece]:
         if len(record.text) <= PIECE:
             yield _Piece(record.text, record.spans, record, last=True)
             return
@@ -189,10 +191,9 @@ class Encoder:
     def _own_tokens(self) -> "tuple[array[int], array[int]]":
         """The tokens that the tokenizer puts before and behind a text of its own accord."""
         encoding = self._backend.encode("a")
-        own = [index for index, special in enumerate(encoding.special_tokens_mask) if not special] or [len(encoding)]
-        return array("i", encoding.ids[: own[0]]), array("i", encoding.ids[own[-1] + 1 :])
+        return around(encoding.ids, encoding.special_tokens_mask)
 
-    def _cut(self, record: _Rendered, ids: "array[int]", learned: bytearray) -> list[Example]:
+    def _cut(self, record: Rendered, ids: "array[int]", learned: bytearray) -> list[Example]:
         """A record's tokens, with special tokens where no template has put them in, cut to ``max_length``."""
         if not record.templated:
             before, behind = self._special
@@ -210,6 +211,12 @@ class Encoder:
             if any(mask):
                 examples.append(Example(ids[start : start + self._max_length], bytes(mask)))
         return examples
+
+
+def around(ids: list[int], special: list[int]) -> "tuple[array[int], array[int]]":
+    """The tokens before and behind those that are not ``special``."""
+    own = [index for index, mark in enumerate(special) if not mark] or [len(ids)]
+    return array("i", ids[: own[0]]), array("i", ids[own[-1] + 1 :])
 
 
 @contextmanager

@@ -42,8 +42,13 @@ class Encoded:
     and not mapped: the memory that the system spends to keep them at hand is its own, to be taken back at any time.
     """
 
-    def __init__(self, examples: Iterable[Example], dropped: int = 0) -> None:
+    def __init__(self, examples: Iterable[Example], dropped: int = 0, two_sided: bool = False) -> None:
         """Writes down ``examples``, which are gone through once and not kept.
+
+        Args:
+            examples: of a set.
+            dropped: records that gave none.
+            two_sided: an example's learned tokens are a row of their own, a target beside its source.
 
         Raises:
             TrainerError: DISK_FULL.
@@ -52,6 +57,8 @@ class Encoded:
         """Tokens of each example."""
         self.units = array("d")
         """What each example counts in the loss."""
+        self.targets = array("i") if two_sided else None
+        """Tokens of each example's target; None: an example is one row."""
         extras = array("i")
         self.dropped = dropped
         """Records that were left out, since nothing to learn was left of them after cutting."""
@@ -67,6 +74,8 @@ class Encoded:
                 extra.write(example.extra)
                 self.lengths.append(len(example.ids))
                 self.units.append(example.units)
+                if self.targets is not None:
+                    self.targets.append(example.learned.count(1))
                 extras.append(len(example.extra))
             for file in (ids, learned, extra):
                 file.flush()
@@ -104,6 +113,14 @@ class Encoded:
             _numbers(extra, first, behind - first) if behind > first else array("i"),
             self.units[index],
         )
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that a model gets."""
+        if self.targets is None:
+            return max(self.lengths)
+        sides = zip(self.lengths, self.targets, strict=True)
+        return max(max(length - target, target) for length, target in sides)
 
     @property
     def tokens(self) -> int:

@@ -54,9 +54,13 @@ class Sets:
     def __init__(self, parts: Iterable[Part]) -> None:
         self.parts = tuple(parts)
         self.lengths, self.units = array("i"), array("d")
+        targets = array("i")
         for part in self.parts:
             self.lengths += part.examples.lengths
             self.units += part.examples.units
+            targets += part.examples.targets or array("i")
+        self.targets = targets if any(part.examples.targets for part in self.parts) else None
+        """As in :class:`Encoded`."""
         self._starts = [0, *accumulate(len(part.examples) for part in self.parts)]
 
     def __len__(self) -> int:
@@ -72,6 +76,11 @@ class Sets:
     def dropped(self) -> int:
         """Records of which nothing to learn was left."""
         return sum(part.examples.dropped for part in self.parts)
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that a model gets."""
+        return max(part.examples.longest_row for part in self.parts if len(part.examples))
 
     @property
     def tokens(self) -> int:

@@ -114,7 +114,7 @@ class Outcome:
                     "base": self.base.answers[index] if self.base else None,
                     "tuned": self.tuned.answers[index],
                 }
-                for index, prompt in enumerate(tuning.prompts)
+                for index, prompt in enumerate(tuning.prompts[: self.config.evaluation.samples])
             ],
             "versions": versions(),
         }

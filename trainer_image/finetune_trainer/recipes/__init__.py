@@ -31,6 +31,7 @@ RECIPES = {
     ),
     ("token-classification", "sft"): Entry("token_classification.TokenClassificationRecipe", ("token-tags",)),
     ("question-answering", "sft"): Entry("question_answering.QuestionAnsweringRecipe", ("question-answer",)),
+    ("text2text-generation", "sft"): Entry("text2text.Text2TextRecipe", ("prompt-completion",)),
 }
 """By ``spec.task`` and ``spec.method.objective``."""
 

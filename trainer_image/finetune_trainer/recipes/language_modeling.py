@@ -13,7 +13,7 @@ from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.preparation.encoding import Example
 from finetune_trainer.recipes.likelihood import Batch, Likelihood, Segment, collate
 from finetune_trainer.recipes.recipe import Recipe
-from finetune_trainer.training.objective import Loss
+from finetune_trainer.training.objective import Loss, Objective
 
 
 class LanguageModeling(Likelihood):
@@ -45,7 +45,7 @@ class LanguageModelingRecipe(Recipe):
     head = LANGUAGE_MODEL
     generates = True
 
-    def objective(self, model: Any) -> LanguageModeling:
+    def objective(self, model: Any) -> Objective:
         return LanguageModeling(model)
 
     def metrics(self, totals: Totals) -> dict[str, float]:

@@ -73,9 +73,9 @@ def collate(segments: Sequence[Segment], packed: bool, device: torch.device) -> 
     else:
         rows, arguments, row, column, targets = _padded(ids, learned, shared, device)
     unused = -len(row) % _EVEN
-    at = [_move(functional.pad(index, (0, unused)), device) for index in (row, column)]
-    targets = _move(functional.pad(targets, (0, unused), value=IGNORED), device)
-    return Batch(_move(rows, device), arguments, (at[0], at[1]), targets, counts)
+    at = [move(functional.pad(index, (0, unused)), device) for index in (row, column)]
+    targets = move(functional.pad(targets, (0, unused), value=IGNORED), device)
+    return Batch(move(rows, device), arguments, (at[0], at[1]), targets, counts)
 
 
 _Laid = tuple[Tensor, dict[str, Any], Tensor, Tensor, Tensor]
@@ -90,7 +90,7 @@ def _in_a_row(ids: list[Tensor], learned: list[Tensor], shared: list[int], devic
     lengths = [len(segment) for segment in ids]
     rows, marks = torch.cat(ids)[None], torch.cat(learned)[None]
     arguments = {
-        "position_ids": _move(positions(lengths, shared)[None], device),
+        "position_ids": move(positions(lengths, shared)[None], device),
         **boundaries(lengths, device, shared),
     }
     row, column = marks.nonzero(as_tuple=True)
@@ -113,10 +113,11 @@ def _padded(ids: list[Tensor], learned: list[Tensor], shared: list[int], device:
     rows, marks = (pad_sequence(parts, batch_first=True) for parts in (ids, learned))
     mask = torch.arange(rows.shape[1]) < torch.tensor([len(each) for each in ids])[:, None]
     row, column = marks.nonzero(as_tuple=True)
-    return rows, {"attention_mask": _move(mask.long(), device)}, row, column - 1, rows[row, column]
+    return rows, {"attention_mask": move(mask.long(), device)}, row, column - 1, rows[row, column]
 
 
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """To ``device``, without waiting for what that is doing."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

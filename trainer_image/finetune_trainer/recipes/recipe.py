@@ -24,7 +24,11 @@ class Recipe:
 
     head: Head
     generates: ClassVar[bool] = False
-    """Whether the model writes text, so that it can be asked for sample answers."""
+    """Whether the model writes text, so that it can be asked for answers."""
+    text_metrics: ClassVar[tuple[str, ...]] = ()
+    """Of these answers, where the user asks for none: names of ``evaluation.metrics``."""
+    encoder: ClassVar[type[Encoder]] = Encoder
+    """What turns records into examples and into prompts."""
     rates: ClassVar[Mapping[str, float]] = {"adapter": 2e-4, "none": 2e-5}
     """Highest learning rates, where the user gives none: of an adapter, and of the whole model."""
 

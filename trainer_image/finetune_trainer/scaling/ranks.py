@@ -165,12 +165,14 @@ class Ranks:
 
             distributed.broadcast(tensor, src=0)
 
-    def rounds(self, indices: Sequence[int], lengths: Sequence[int], cut: Cut) -> list[tuple[list[int], ...]]:
+    def rounds(
+        self, indices: Sequence[int], lengths: Sequence[int], cut: Cut, targets: Sequence[int] | None = None
+    ) -> list[tuple[list[int], ...]]:
         """The forward passes over some examples: for each round the part of every rank, by its number.
 
         All ranks pass equally often, because passes of sharded weights need all of them; a part may be empty.
         """
-        parts = [cut.micro_batches(share, lengths) for share in deal(indices, lengths, self.count)]
+        parts = [cut.micro_batches(share, lengths, targets) for share in deal(indices, lengths, self.count)]
         return list(zip_longest(*parts, fillvalue=[]))
 
     def _meet(self) -> Any:

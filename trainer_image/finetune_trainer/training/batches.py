@@ -18,6 +18,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+_PASS = 16
+"""What a padded forward pass costs beside its tokens, as a share of those that it may hold: where two save more padding
+than that, they are two. Measured on a CPU: nothing is won with fewer or more."""
+_TOGETHER = 512
+"""Records of a padded forward pass, at most."""
 _BUCKET = 50
 """Steps whose records are sorted by length together where records are padded, so that those of a step are about as
 long."""
@@ -153,11 +158,21 @@ class Cut:
     records: int | None = None
     """Of a forward pass; counts instead of ``tokens`` where the user asked for it."""
 
-    def micro_batches(self, step: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-        """Cuts one step, whose examples come longest first."""
+    def micro_batches(
+        self, step: Sequence[int], lengths: Sequence[int], targets: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Cuts one step, whose examples come longest first.
+
+        Args:
+            step: numbers of examples.
+            lengths: tokens of each example.
+            targets: how many of them are a row of their own, which is padded for itself.
+        """
+        if targets is not None:  # they are about equally long altogether, so that those of one source have one target
+            step = sorted(step, key=lambda index: (targets[index] - lengths[index], -targets[index]))
         if self.records:
             return [list(step[at : at + self.records]) for at in range(0, len(step), self.records)]
-        return self._first_fit(step, lengths) if self.packed else self._in_order(step, lengths)
+        return self._first_fit(step, lengths) if self.packed else self._least_padding(step, lengths, targets)
 
     def _first_fit(self, step: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
         """First-fit decreasing: each record goes into the first pass that has room for it."""
@@ -173,11 +188,29 @@ class Cut:
             room[number] -= length
         return parts
 
-    def _in_order(self, step: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    def _least_padding(
+        self, step: Sequence[int], lengths: Sequence[int], targets: Sequence[int] | None
+    ) -> list[list[int]]:
+        """In their order, cut where tokens, padding and passes cost least together: by dynamic programming."""
+        least = [0.0]  # cost of the first so many examples
+        begins = [0]  # where the last pass of the first so many examples begins
+        for end in range(1, len(step) + 1):
+            best, begin, first, second = math.inf, end - 1, 0, 0
+            for start in range(end - 1, max(-1, end - 1 - _TOGETHER), -1):
+                index = step[start]
+                target = 0 if targets is None else int(targets[index])
+                first, second = max(first, int(lengths[index]) - target), max(second, target)
+                taken = (end - start) * (first + second)
+                if taken > self.tokens and start < end - 1:
+                    break
+                cost = least[start] + taken + self.tokens / _PASS
+                if cost < best:
+                    best, begin = cost, start
+            least.append(best)
+            begins.append(begin)
         parts: list[list[int]] = []
-        for index in step:
-            if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= self.tokens:
-                parts[-1].append(index)
-            else:
-                parts.append([index])
-        return parts
+        end = len(step)
+        while end:
+            parts.append(list(step[begins[end] : end]))
+            end = begins[end]
+        return parts[::-1]

@@ -6,12 +6,12 @@ run comes to the same verdicts.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from finetune_api.run import ExitCode
-from finetune_api.spec import EarlyStopping, Plateau, Training
+from finetune_api.spec import EarlyStopping, Plateau, RestoreBest, Training
 from finetune_trainer.errors import TrainerError
 
 logger = logging.getLogger(__name__)
@@ -101,15 +101,23 @@ class Judge:
         regular = (until - at_the_end) // self._every if self._every else 0
         return regular + (at_the_end and self.measures_at(until))
 
+    @property
+    def _watching(self) -> dict[str, Plateau | EarlyStopping | RestoreBest]:
+        watching = {"plateau": self._plateau, "earlyStopping": self._early, "restoreBest": self._best}
+        return {name: watcher for name, watcher in watching.items() if watcher}
+
+    def watches(self, metrics: Container[str]) -> bool:
+        """Whether one of these ``metrics`` is watched, of the whole or of a set."""
+        return any(watcher.metric.rpartition("/")[2] in metrics for watcher in self._watching.values())
+
     def require(self, metrics: Values) -> None:
         """Looks whether all that is watched is measured.
 
         Raises:
             TrainerError: CONFIGURATION_INVALID.
         """
-        watching = {"plateau": self._plateau, "earlyStopping": self._early, "restoreBest": self._best}
-        for name, watcher in watching.items():
-            if watcher and watcher.metric not in metrics:
+        for name, watcher in self._watching.items():
+            if watcher.metric not in metrics:
                 raise TrainerError(
                     ExitCode.CONFIGURATION_INVALID,
                     f"spec.training.{name}.metric is {watcher.metric!r}, which this task does not measure. It measures "

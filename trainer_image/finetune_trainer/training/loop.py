@@ -85,7 +85,7 @@ class Loop:
         indices = self.plan.step(number)
         units = sum(self.examples.units[index] for index in indices) / self.ranks.count  # gradients are averaged
         own = torch.zeros((), device=self.accelerator.device)
-        rounds = self.ranks.rounds(indices, self.plan.lengths, self.cut)
+        rounds = self.ranks.rounds(indices, self.plan.lengths, self.cut, self.examples.targets)
         for count, parts in enumerate(rounds, 1):
             if self.ranks.alone and asked_to_stop():  # several must agree first, which they do between two steps
                 self.optimizer.zero_grad()

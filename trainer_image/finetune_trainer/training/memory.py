@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _CPU_TOKENS = 512
 """Enough to keep matrix products busy; more is hardly faster and takes more memory (docs/performance.md)."""
 _GPU_TOKENS = 16_384
+_ANSWER_TOKENS = 4_096
+"""Enough for answers: a step of them computes one token each."""
 _SHARE = 0.7
 """Of the free memory; the rest is for what comes and goes in between, and for fragments."""
 _MEMORY_LIMIT, _MEMORY_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -92,6 +94,12 @@ def device_memory(processes: int) -> int:
 def most_tokens(device: torch.device) -> int:
     """Tokens of a forward pass beyond which it is not faster."""
     return _GPU_TOKENS if device.type == "cuda" else _CPU_TOKENS
+
+
+def answer_tokens(fitting: int, device: torch.device) -> int:
+    """Tokens that prompts and answers may take at a time where ``fitting`` go through the model in training: as many
+    where memory was what limited these, since those leave less behind."""
+    return fitting if fitting < most_tokens(device) else max(fitting, _ANSWER_TOKENS)
 
 
 def bytes_left_behind(forward: Callable[[], Any], model: nn.Module) -> int:

@@ -1,0 +1,72 @@
+"""Sources and targets → token ids: two rows for each record, since one part of a model reads and another writes.
+
+The tokens that a tokenizer puts around a text are put around each of the two; some put others around a target. A source
+longer than maxLength loses its end but keeps those, as when it is given to the model later. A target longer than that
+loses them too: a model shall not learn to end where a text was cut.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from transformers import PreTrainedTokenizerBase
+
+from finetune_api.run import ExitCode
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.preparation.encoder import Encoder, Rendered, around
+from finetune_trainer.preparation.encoding import Example
+from finetune_trainer.preparation.record import Record
+
+
+class SidesEncoder(Encoder):
+    """Turns prompts into sources and completions into targets, of at most ``max_length`` tokens each."""
+
+    two_sided = True
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        super().__init__(tokenizer, max_length)
+        encoding = tokenizer(text_target="a", return_special_tokens_mask=True)
+        before, behind = around(encoding["input_ids"], encoding["special_tokens_mask"])
+        end = tokenizer.eos_token_id
+        if end is not None and behind[-1:] != array("i", [end]):
+            behind.append(end)
+        self._around_target = before, behind
+
+    def _examples(self, records: Iterable[Record], used: "Counter[bool]") -> Iterator[Example]:
+        """One example a record: the source, of which nothing is learned, and the target, which is learned whole."""
+        tokens = self._tokens(chain.from_iterable(map(_sides, records)))
+        before, behind = self._around_target
+        for (_, source, _), (_, target, _) in zip(tokens, tokens, strict=True):
+            read, written = self._source(source), (before + target + behind)[: self._max_length]
+            used[True] += 1
+            yield Example(read + written, bytes(len(read)) + b"\1" * len(written))
+
+    def prompt(self, record: Record) -> tuple[list[int], str]:
+        """For a sample: the source, cut as in training, and the target's text."""
+        [(_, ids, _)] = self._tokens([_sides(record)[0]])
+        return list(self._source(ids)), record.completion
+
+    def _source(self, ids: "array[int]") -> "array[int]":
+        before, behind = self._special
+        whole = before + ids[: self._max_length - len(before) - len(behind)] + behind
+        return whole or array("i", [self._tokenizer.eos_token_id or 0])  # a model must be given something
+
+
+def _sides(record: Record) -> tuple[Rendered, Rendered]:
+    """Source and target.
+
+    Raises:
+        TrainerError: DATA_INVALID, for a conversation.
+    """
+    if record.messages:
+        raise TrainerError(
+            ExitCode.DATA_INVALID,
+            f"{record.source}: prompt and completion are lists of messages, where text2text-generation expects two "
+            "strings. Write them as strings, or train a chat model with spec.task text-generation.",
+        )
+    return _side(record, record.prompt), _side(record, record.completion)
+
+
+def _side(record: Record, text: str) -> Rendered:
+    return Rendered(record.source, text, [], templated=True, whole=False)
