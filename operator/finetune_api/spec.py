@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Model, Mutable, NotYet, Rule
+from finetune_api.templates import NAMED
 
 Uri = Annotated[str, Field(min_length=6, max_length=1024)]
 SecretName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
@@ -26,6 +27,14 @@ PLAIN_PATH = Rule(
     lambda m: not re.search(r"/\.\.?(/|$)", m.uri),
 )
 """HTTP clients take such a part for the folder above, and would ask for another bucket."""
+
+TEMPLATE = Rule(
+    "template",
+    "!has(self.template) || self.template.contains('{{') || self.template.contains('{%') || "
+    f"self.template in {list(NAMED)}",
+    f"template is neither Jinja ({{{{ … }}}}) nor one of {', '.join(NAMED)}",
+    lambda m: m.template is None or "{{" in m.template or "{%" in m.template or m.template in NAMED,
+)
 
 
 class ModelSource(Model):
@@ -92,6 +101,7 @@ class DataSource(Model):
             "text-labels",
             "token-tags",
             "question-answer",
+            "fields",
         ]
         | None
     ) = None
@@ -100,17 +110,22 @@ class DataSource(Model):
     `text_pair` where it is about two texts), or `text-labels` (the same with a list `labels`, each of which applies).
     For token-classification: `token-tags` (`tokens`, a list of words, and `tags`, one for each). For
     question-answering: `question-answer` (`question`, `context`, and SQuAD's `answers` with `text` and `answer_start`;
-    empty lists: there is no answer). Absent or `auto`: found out from the first record."""
+    empty lists: there is no answer). `fields`: any, with a template over them. Absent or `auto`: found out from the
+    template and the first record."""
     name: Annotated[str, Field(max_length=32, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")] | None = None
     """Name of the set in metrics and report, where there are several: `math` gives `math/eval_loss`. Files of one name
     are one set. Absent: the file's name without its ending, with the folder before it where two are called alike."""
     weight: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Times that an epoch sees each record of this file: 2 is twice, 0.5 every other record (the next epoch sees the
     others), 1.5 all of them once and every other one twice. For data.train only. Absent: 1."""
-    template: Annotated[str | None, NotYet()] = Field(default=None, max_length=16384)
-    """Prompt template for this set (Jinja). Absent: the model's chat template."""
+    template: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """Prompt template of this file: the name of one of ours ([list](templates.md)), or Jinja, which runs in a sandbox.
+    With the variable `messages` it is a chat template, for conversations; else it is over the fields of the records, of
+    any kind, and the model learns what stands between the marks:
+    `Question: {{ question }} Answer:{% generation %} {{ answer }}{% endgeneration %}`. Absent: in data.validation that
+    of the train set of the same name; data.template; the model's chat template."""
 
-    rules = (PLAIN_PATH,)
+    rules = (PLAIN_PATH, TEMPLATE)
 
 
 DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1, max_length=16)]
@@ -138,6 +153,9 @@ class Data(Model):
     """Files to train on. Several are mixed: every step draws from all of them, each by its weight."""
     validation: DataSources | None = None
     """Files to measure on, never trained on. Give this or validationFraction."""
+    template: Annotated[str, Field(min_length=1, max_length=16384)] | None = None
+    """Prompt template of all files that have none of their own. A chat template is published with the tokenizer.
+    Absent: the model's chat template, where there are conversations."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the training records to hold out instead (0.05 is 5 %), drawn by training.seed."""
     test: Annotated[DataSources | None, NotYet()] = None
@@ -160,6 +178,13 @@ class Data(Model):
             "weight is for data.train only: validation files are measured once, record by record",
             lambda d: all(source.weight is None for source in d.validation or ()),
         ),
+        Rule(
+            "template",
+            "has(self.template) || self.train.all(s, !has(s.format) || s.format != 'fields' || has(s.template))",
+            "format fields needs a template over the fields: give data.train[].template or data.template",
+            lambda d: d.template or all(source.format != "fields" or source.template for source in d.train),
+        ),
+        TEMPLATE,
     )
 
 

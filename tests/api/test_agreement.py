@@ -58,6 +58,10 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     "storage.endpointUrl": st.sampled_from(["https://minio:9000", "minio"]),
     "data.validationFraction": st.sampled_from([None, 0, 0.5, 1]),
     "data.validation": st.sampled_from([[], [{"uri": "s3://b/v.jsonl"}], [{"uri": "s3://b/v.jsonl", "weight": 1}]]),
+    "data.template": st.sampled_from(["chatml", "{{ text }}", "{% if x %}", "nonsense", ""]),
+    "data.train.0.template": st.sampled_from(["plain", "{{ text }}", "nonsense"]),
+    "data.train.0.format": st.sampled_from(["fields", "text", "csv"]),
+    "data.train.0.weight": st.sampled_from([0, 0.5, 1001]),
     "method.adapter": st.sampled_from(["lora", "none", "qlora", "other"]),
     "method.lora": st.sampled_from([{}, {"rank": 8}, {"rank": 0}, {"targetModules": []}, {"dropout": 1}]),
     "training.epochs": st.sampled_from([0, 0.5, 3, 1001]),
@@ -98,9 +102,9 @@ def test_api_server_and_models_never_disagree(changes: list[tuple[str, object]])
 def merged(spec: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     out = copy.deepcopy(spec)
     *parents, last = path.split(".")
-    place = out
+    place: Any = out
     for parent in parents:
-        place = place.setdefault(parent, {})
+        place = place[int(parent)] if isinstance(place, list) else place.setdefault(parent, {})
     place[last] = value
     return {**out, "data": {k: v for k, v in out["data"].items() if v is not None}}
 

@@ -53,6 +53,10 @@ BROKEN = [
     ("data.train", [{"uri": "s3://bucket/folder/"}], "spec.data.train.0.uri"),
     ("data.train", [{"uri": "s3://b/x.jsonl", "format": "csv"}], "spec.data.train.0.format"),
     ("data.train.0.weight", 0, "spec.data.train.0.weight"),
+    ("data.train.0.template", "chatmll", "template is neither Jinja ({{ … }}) nor one of chatml, llama3"),
+    ("data.train.0.template", "x" * 4097, "spec.data.train.0.template"),
+    ("data.train.0.format", "fields", "format fields needs a template over the fields"),
+    ("data.template", "no template", "template is neither Jinja"),
     ("data.train.0.name", "a/b", "spec.data.train.0.name"),
     ("data.train.0.name", "a" * 33, "spec.data.train.0.name"),
     ("data.validationFraction", 0, "spec.data.validationFraction"),
@@ -102,7 +106,6 @@ BROKEN = [
 
 NOT_YET = [
     ("profile", "a100"),
-    ("data.train.0.template", "{{ prompt }}"),
     ("data.test", [{"uri": "s3://b/t.jsonl"}]),
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),
     ("data.prepare", {"deduplicate": True}),

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from finetune_trainer.models.model import (
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.preparation.data import Dataset, RecordSet
+from finetune_trainer.preparation.given import chat_template
 from finetune_trainer.preparation.sets import Part, Sets
+from finetune_trainer.preparation.shown import show
+from finetune_trainer.preparation.turns import end_turns_by
 from finetune_trainer.progress import TRAINING_COST, Progress
 from finetune_trainer.recipes import recipe_of
 from finetune_trainer.scaling.machine import give_back_freed_memory, thread_count, tidy_memory
@@ -91,6 +95,9 @@ class Tuning:
         self.adapter = adapter_of(config.method)
         """None in full tuning."""
         self._tokenizer = load_tokenizer(files)
+        self._chat_template = chat_template(config.data)
+        if self._chat_template:
+            end_turns_by(self._tokenizer, self._chat_template, files.name)
         self.recipe.meet(files, self._tokenizer)
         self.train_set, self.validation_set, self.prompts = ranks.prepared("examples", lambda: self._encode(data))
         ranks.join()
@@ -118,28 +125,32 @@ class Tuning:
         self._judge = Judge(config.training, config.evaluation.every_steps, self.plan.total_steps)
         self._loop = self._begin(prepared, resumed)
         self._plan_progress()
+        self.shown = show(self.train_set, self._tokenizer) if ranks.first else []
+        """Examples for people to see; the first rank's."""
         self._log_plan()
         gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         gc.enable()
 
     def _encode(self, data: Dataset) -> tuple[Sets, Sets, list[generation.Prompt]]:
         longest = self._config.training.max_length
-        encoder = self.recipe.encoder(self._tokenizer, longest)
+        encoder = cache(partial(self.recipe.encoder, self._tokenizer, longest))
 
         def encode(records: RecordSet, what: str, every: bool) -> Sets:
-            parts = ((file, self.recipe.encode(encoder, part, what)) for file, part in records.parts)
-            sets = Sets(Part(file.set, examples, file.weight, file.source.uri) for file, examples in parts)
+            parts = ((file, self.recipe.encode(encoder(file.template), part, what)) for file, part in records.parts)
+            sets = Sets(
+                Part(file.set, examples, file.weight, file.source.uri, file.template) for file, examples in parts
+            )
             sets.require_learned(what, every, longest)
             return sets
 
         train, validation = encode(data.train, "training", True), encode(data.validation, "validation", False)
         count = max(self._config.evaluation.samples, self._scored) if self.recipe.generates else 0
-        prompts = generation.prompts(data.validation, count, lambda _: encoder, self._tokenizer)
+        prompts = generation.prompts(data.validation, count, lambda file: encoder(file.template), self._tokenizer)
         if self._scored and not all(prompt.answered for prompt in prompts):
             raise TrainerError(
                 ExitCode.CONFIGURATION_INVALID,
                 f"spec.evaluation.metrics asks for {', '.join(self._text_metrics)}, which needs records that hold an "
-                "answer: messages or prompt-completion; some of the held-out ones are plain text. Leave it out.",
+                "answer: messages, prompt-completion or fields; some of those held out are plain text. Leave it out.",
             )
         return train, validation, prompts
 
@@ -390,6 +401,8 @@ class Tuning:
         if self._sharded and rounded:  # it was written with the type of the shares
             self._model.config.dtype = rounded
             self._model.config.save_pretrained(directory)
+        if self._chat_template:
+            self._tokenizer.chat_template = self._chat_template.text
         self._tokenizer.save_pretrained(directory)
 
     def _log_plan(self) -> None:
@@ -399,6 +412,8 @@ class Tuning:
             *(len(self.train_set), len(self.validation_set), self.plan.total_steps),
             *(f"{trainable:,}", self.precision, self._accelerator.device),
         )
+        for example in self.shown:
+            logger.info("%s", example)
         fit = self._loop.state.fit
         if not self._ranks.alone:
             logger.info(

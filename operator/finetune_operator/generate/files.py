@@ -18,6 +18,7 @@ FILES: dict[str, Callable[[], str]] = {
     f"{CHART}/values.schema.json": chart.values_schema_json,
     f"{CHART}/README.md": chart.readme,
     "docs/reference/finetunejob.md": reference.finetunejob,
+    "docs/reference/templates.md": reference.templates,
     "docs/reference/reasons.md": reference.reasons,
     "docs/reference/exit-codes.md": reference.exit_codes,
     "docs/reference/operator-settings.md": reference.operator_settings,

@@ -11,6 +11,7 @@ from finetune_api.crd import Schema
 from finetune_api.run import ExitCode
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
+from finetune_api.templates import NAMED
 from finetune_operator.generate.fields import Field, fields, inherited, submodel
 from finetune_operator.generate.text import markdown_file, table
 from finetune_operator.settings import documentation
@@ -32,6 +33,33 @@ def finetunejob() -> str:
         "## status",
         "Written by the operator alone.",
         *_sections(FineTuneJobStatus, status, "status"),
+    )
+
+
+def templates() -> str:
+    """docs/reference/templates.md."""
+    return markdown_file(
+        "Prompt templates",
+        "What `spec.data.template` and `spec.data.train[].template` may name. A job may give its own in their place, "
+        "in Jinja: `{{ ... }}` or `{% ... %}` tell it from a name. It runs in the sandbox of transformers' chat "
+        "templates, within limits of time and memory, and with their settings (`trim_blocks`, `lstrip_blocks`).",
+        "**A chat template** uses the variable `messages` (and `tools`, `add_generation_prompt`, `bos_token`, "
+        "`eos_token`, as every model's does). What the assistant says is learned: what stands between "
+        "`{% generation %}` and `{% endgeneration %}`, or, without such marks, the turns as they are found by "
+        "rendering. It is published with the tokenizer, `data.template` or else the first one of a train set, so that "
+        "servers write prompts as the training did. Of ours, those that end a turn with a token of their own need a "
+        "tokenizer that has it; texts then end with it, too.",
+        "**Any other template** is over the fields of a record (format `fields`), which are variables by their names; "
+        "`record` is all of them together. What stands between the marks is learned, and the tokenizer's end-of-text "
+        "token after it where they reach the end. A field that a record does not have is an error: ask with "
+        "`is defined` first, or give a `default`. The three first examples of each set stand in the log and in "
+        "report.json as the model gets them.",
+        *(
+            f"## {name}\n\n{named.summary}"
+            + (f" Ends a turn with `{named.end}`." if named.end else "")
+            + f"\n\n```jinja\n{named.text}\n```"
+            for name, named in NAMED.items()
+        ),
     )
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, DataCollatorForSeq2Seq
 
+from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import evaluate
+from finetune_trainer.preparation.given import Given
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.sides import SidesEncoder
 from finetune_trainer.recipes.text2text import Text2Text
@@ -150,3 +152,26 @@ def test_an_example_to_see_memory_with_has_both_sides(model):
     objective = Text2Text(model)
     for tokens in (1, 2, 17):
         assert torch.isfinite(objective(objective.collate([objective.stand_in(tokens)], False, CPU)).loss)
+
+
+FIELD = "spec.data.train[0].template"
+
+
+def test_a_template_over_fields_writes_source_and_target():
+    given = Given(FIELD, "{{ to }}: {{ text }}{% generation %}{{ said }}{% endgeneration %}")
+    fields = {"to": "German", "text": "red", "said": "rot"}
+    written = SidesEncoder(tiny.tokenizer(), 32, given)
+    paired = SidesEncoder(tiny.tokenizer(), 32)
+    (one,) = written.encode([Record("line 1", fields=fields)])
+    (other,) = paired.encode([Record("line 1", prompt="German: red", completion="rot")])
+    assert (one.ids, one.learned) == (other.ids, other.learned)
+    assert written.prompt(Record("line 1", fields=fields)) == paired.prompt(
+        Record("line 1", prompt="German: red", completion="rot")
+    )
+
+
+def test_a_template_whose_mark_is_not_the_end_has_no_target():
+    given = Given(FIELD, "{% generation %}{{ said }}{% endgeneration %} is German")
+    with pytest.raises(TrainerError, match="must mark one part as learned, and that at its end") as caught:
+        SidesEncoder(tiny.tokenizer(), 32, given).encode([Record("line 1", fields={"said": "rot"})])
+    assert caught.value.code is ExitCode.CONFIGURATION_INVALID

@@ -1,4 +1,4 @@
-"""Conversations → text by the model's chat template, and which part of the text the assistant said.
+"""Conversations → text by the model's chat template or the job's, and which part of the text the assistant said.
 
 Templates run in transformers' sandboxed Jinja, within the limits of :mod:`finetune_trainer.preparation.template_guard`.
 Where a template marks the assistant's words with ``{% generation %}``, those marks count. Most do not, and then each
@@ -28,8 +28,9 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, one_line
+from finetune_trainer.preparation.given import MODELS, Given
 from finetune_trainer.preparation.record import Record
-from finetune_trainer.preparation.template_guard import Watch, require_in_proportion
+from finetune_trainer.preparation.template_guard import TemplateRefused, Watch, require_in_proportion
 from finetune_trainer.preparation.wording import (
     PATIENCE,
     Shape,
@@ -51,29 +52,35 @@ _WORDINGS = 1000
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer.
+    """The chat template of a tokenizer, or one that the job gives in its place.
 
     Raises:
         TrainerError: CONFIGURATION_INVALID, if there is none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        if not tokenizer.chat_template:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, given: Given | None = None) -> None:
+        if not given and not tokenizer.chat_template:
             raise TrainerError(
                 ExitCode.CONFIGURATION_INVALID,
-                "The data are conversations (messages), but the model's tokenizer has no chat template. Choose an "
-                "instruction-tuned model, add chat_template.jinja to the model's directory, or give the data as "
-                "prompt and completion.",
+                "The data are conversations (messages), but the model's tokenizer has no chat template. Name one in "
+                "spec.data.template (plain suits any tokenizer), choose an instruction-tuned model, or give the data "
+                "as prompt and completion.",
             )
         self._tokenizer = tokenizer
+        self._given = given
+        self._origin = given.origin if given else MODELS
         self._watch = Watch()
         self._wordings: dict[Shape, Wording | None] = {}
+        self._heard = False
+        """The marks were seen to hold what the assistant says."""
 
     @functools.cached_property
     def _marked(self) -> bool:
         return bool(re.search(r"\{%-?\s*generation\s*-?%\}", self._template(())))
 
     def _template(self, tools: Messages) -> str:
+        if self._given:
+            return self._given.text
         template: str = self._tokenizer.get_chat_template(tools=list(tools) or None)
         return template
 
@@ -104,27 +111,42 @@ class ChatTemplate:
         try:
             text, marks = self._render(record.messages, record.tools)
             if self._marked:
+                self._require_heard(record, text, marks)
                 given = len(self.prompt(record.messages[: record.learn_from], record.tools))
                 return text, [(start, end) for start, end in marks if start >= given]
             return text, self._spans(record, text)
+        except TemplateRefused as error:
+            raise self._origin.refused(error.what) from error
         except TemplateSyntaxError as error:
-            raise TrainerError(
-                ExitCode.MODEL_INVALID,
-                f"The model's chat template is no valid Jinja (line {error.lineno}: {one_line(error)}). Correct "
-                "chat_template.jinja, or chat_template in tokenizer_config.json, in the model's directory.",
-            ) from error
+            raise self._origin.refused(f"is no valid Jinja (line {error.lineno}: {one_line(error)})") from error
         except (SecurityError, RecursionError, ArithmeticError, AttributeError, ValueError) as error:
             raise TrainerError(
-                ExitCode.MODEL_INVALID,
-                f"{record.source}: the model's chat template fails: {type(error).__name__}: {one_line(error, 200)}. "
-                "Choose another model, or mend chat_template.jinja in its directory.",
+                self._origin.code,
+                f"{record.source}: {self._origin.name} fails: {type(error).__name__}: {one_line(error, 200)}. "
+                f"{self._origin.mend}",
             ) from error
         except (TemplateError, TypeError, KeyError) as error:
             raise TrainerError(
                 ExitCode.DATA_INVALID,
-                f"{record.source}: the model's chat template refuses the conversation: {one_line(error)}. Correct the "
+                f"{record.source}: {self._origin.name} refuses the conversation: {one_line(error)}. Correct the "
                 "order and the roles of its messages.",
             ) from error
+
+    def _require_heard(self, record: Record, text: str, marks: list[Span]) -> None:
+        """Refuses a template whose marks hold nothing of what the assistant says; seen at the first conversation."""
+        turns = assistant_turns(record)
+        if self._heard or not turns:
+            return
+        last = turns[-1]
+        shown = {**record.messages[last], "content": absent_from(text)}
+        other, others = self._render((*record.messages[:last], shown, *record.messages[last + 1 :]), record.tools)
+        if [text[start:end] for start, end in marks] == [other[start:end] for start, end in others]:
+            raise TrainerError(
+                self._origin.code,
+                f"{record.source}: between the marks of {self._origin.name} there is nothing of what message {last} "
+                f"says (its content), so that it could not be learned. {self._origin.mend}",
+            )
+        self._heard = True
 
     def _spans(self, record: Record, text: str) -> list[Span]:
         """The assistant's turns within ``text``, the whole conversation."""
@@ -159,7 +181,7 @@ class ChatTemplate:
         if len(turns) * len(record.messages) > PATIENCE:
             raise TrainerError(
                 ExitCode.DATA_INVALID,
-                f"{record.source}: the model's chat template changes what is said here, so that each of the "
+                f"{record.source}: {self._origin.name} changes what is said here, so that each of the "
                 f"{len(turns)} assistant turns has to be looked for, which takes too long among "
                 f"{len(record.messages)} messages. Split the conversation.",
             )
@@ -182,7 +204,7 @@ class ChatTemplate:
                 return len(start), len(text) - len(behind) + _common(behind, as_last[1])
         raise TrainerError(
             ExitCode.CONFIGURATION_INVALID,
-            f"{record.source}: the model's chat template writes message {index} so that it cannot be told where "
+            f"{record.source}: {self._origin.name} writes message {index} so that it cannot be told where "
             "the assistant's words begin and end. Mark them in the template with {% generation %} and "
             "{% endgeneration %}, or give the data as prompt and completion.",
         )

@@ -7,12 +7,14 @@ data may be larger than memory. What is wrong with a record is found here, befor
 import random
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Data, DataSource
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.formats import Format
+from finetune_trainer.preparation.given import Given, declared_format, given_templates, template_for, unused
 from finetune_trainer.preparation.labels import in_order, read_through
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.records import find_format, read_records
@@ -43,6 +45,8 @@ class DataFile:
     """Times that an epoch sees each of its records."""
     labels: frozenset[str] = frozenset()
     """Of its records, where they have any."""
+    template: Given | None = None
+    """By which its records are written, where it is one of the job's."""
 
 
 class RecordSet:
@@ -90,11 +94,15 @@ class Dataset:
 def load(data: Data, formats: Sequence[Format], seed: int, store: Store, directory: Path) -> Dataset:
     """Downloads and reads the files of ``spec.data``, whose records are of ``formats``; the split is drawn by ``seed``
     alone."""
-    train = _fetch_all(data.train, formats, store, directory / "train")
+    fetch = partial(_fetch_all, formats, store)
+    templates, held_templates = given_templates(data)
+    train = fetch(data.train, templates, directory / "train")
     sources, labels = tuple(file.source for file in train), frozenset[str]().union(*(file.labels for file in train))
     names, found = in_order(labels), {file.format for file in train}
+    if data.template and not any(file.template and not file.template.own for file in train):
+        raise unused(data)
     if data.validation is not None:
-        held = _fetch_all(data.validation, formats, store, directory / "validation", labels or None)
+        held = fetch(data.validation, held_templates, directory / "validation", labels or None)
         sources += tuple(file.source for file in held)
         return Dataset(RecordSet(train), RecordSet(held), sources, names, found | {file.format for file in held})
     held_out = hold_out(sum(source.records for source in sources), data.validation_fraction or 0.0, seed)
@@ -103,23 +111,24 @@ def load(data: Data, formats: Sequence[Format], seed: int, store: Store, directo
 
 
 def _fetch_all(
-    sources: Sequence[DataSource],
     formats: Sequence[Format],
     store: Store,
+    sources: Sequence[DataSource],
+    templates: Sequence[Given | None],
     directory: Path,
     known: frozenset[str] | None = None,
 ) -> list[DataFile]:
-    named = enumerate(zip(sources, set_names(sources), strict=True))
-    return [_fetch(formats, store, source, name, directory / str(number), known) for number, (source, name) in named]
-
-
-def _fetch(
-    formats: Sequence[Format], store: Store, source: DataSource, name: str, path: Path, known: frozenset[str] | None
-) -> DataFile:
-    digest = store.download(source.uri, path)
-    format_ = find_format(path, source.uri, None if source.format == "auto" else source.format, formats)
-    count, labels = read_through(read_records(path, source.uri, format_, formats=formats), known)
-    return DataFile(path, SourceFile(source.uri, digest, count), format_, name, source.weight or 1.0, labels)
+    found = []
+    for number, (source, given, name) in enumerate(zip(sources, templates, set_names(sources), strict=True)):
+        path = directory / str(number)
+        declared = declared_format(source, given, formats)
+        digest = store.download(source.uri, path)
+        format_ = find_format(path, source.uri, declared, formats)
+        template = template_for(source, format_, given)
+        count, labels = read_through(read_records(path, source.uri, format_, formats=formats), known)
+        file = SourceFile(source.uri, digest, count)
+        found.append(DataFile(path, file, format_, name, source.weight or 1.0, labels, template))
+    return found
 
 
 def hold_out(records: int, fraction: float, seed: int) -> bytes:

@@ -5,6 +5,8 @@
   completion is learned, and the end-of-text token after it. A space between the two belongs at the beginning of the
   completion, because tokenizers join it with the word that follows. As lists of messages: a conversation of which
   only the completion's assistant turns are learned.
+* Fields, by a template of the job's: what it marks is learned (see :mod:`finetune_trainer.preparation.fields`), and an
+  end-of-text token after it where the marks reach the end.
 * Text: everything is learned, with an end-of-text token after each document. A document longer than maxLength is cut
   into blocks, none is lost; a record of another kind is cut at its end.
 
@@ -17,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +28,8 @@ from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, is_panic, one_line
 from finetune_trainer.preparation.chat import ChatTemplate
 from finetune_trainer.preparation.encoding import Encoded, Example
+from finetune_trainer.preparation.fields import FieldsTemplate
+from finetune_trainer.preparation.given import Given
 from finetune_trainer.preparation.learned import learned_tokens
 from finetune_trainer.preparation.pieces import PIECE, piece_ranges
 from finetune_trainer.preparation.record import Record
@@ -42,10 +46,9 @@ class Rendered(NamedTuple):
     source: str
     text: str
     spans: list[Span]
-    templated: bool
-    """A chat template has already put in the special tokens."""
-    whole: bool
-    """Cut into blocks instead of being cut off."""
+    kind: Literal["conversation", "fields", "completion", "text", "side"]
+    """Conversations have all special tokens already, a side gets them elsewhere; text is cut into blocks instead of
+    being cut off."""
 
 
 class _Piece(NamedTuple):
@@ -63,7 +66,8 @@ class Encoder:
     two_sided: ClassVar[bool] = False
     """Whether what is learned of an example is a row of its own: a target beside its source."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, given: Given | None = None) -> None:
+        """``given``: the template of the job's by which the records are written, where there is one."""
         if not tokenizer.is_fast:
             raise TrainerError(
                 ExitCode.MODEL_INVALID,
@@ -72,7 +76,7 @@ class Encoder:
             )
         self._tokenizer = tokenizer
         self._max_length = max_length
-        self._template: ChatTemplate | None = None
+        self._given = given
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -93,11 +97,14 @@ class Encoder:
             used[bool(examples)] += 1
             yield from examples
 
-    @property
+    @functools.cached_property
     def template(self) -> ChatTemplate:
         """The chat template; asked for only where there are conversations, because base models have none."""
-        self._template = self._template or ChatTemplate(self._tokenizer)
-        return self._template
+        return ChatTemplate(self._tokenizer, self._given)
+
+    @functools.cached_property
+    def _fields(self) -> FieldsTemplate:
+        return FieldsTemplate(cast(Given, self._given), cast(Any, self._tokenizer.special_tokens_map))
 
     def prompt(self, record: Record) -> tuple[list[int], str]:
         """For a sample: the ids of what is given to the model, and the text that the record has as its answer.
@@ -108,6 +115,10 @@ class Encoder:
             turn = max(i for i, message in enumerate(record.messages) if message["role"] == "assistant")
             text = self.template.prompt(record.messages[:turn], record.tools)
             return self._prompt_ids(text, templated=True), record.messages[turn]["content"]
+        if record.fields is not None:
+            text, spans = self._fields.render(record)
+            start, end = spans[-1]
+            return self._prompt_ids(text[:start], templated=False), text[start:end]
         if record.completion:
             return self._prompt_ids(record.prompt, templated=False), record.completion
         ids = self._ids(record.text[:PIECE], templated=False)
@@ -129,10 +140,24 @@ class Encoder:
     def _render(self, record: Record) -> Rendered:
         if record.messages:
             text, spans = self.template.conversation(record)
-            return Rendered(record.source, text, spans, templated=True, whole=False)
-        text = record.text or record.prompt + record.completion
-        spans = [(len(record.prompt), len(text))]
-        return Rendered(record.source, text, spans, templated=False, whole=bool(record.text))
+            return Rendered(record.source, text, spans, "conversation")
+        if record.fields is not None:
+            text, spans = self._fields.render(record)
+            return Rendered(record.source, text, spans, "fields")
+        if record.text:
+            return Rendered(record.source, record.text, [(0, len(record.text))], "text")
+        self._require_no_template(record)
+        text = record.prompt + record.completion
+        return Rendered(record.source, text, [(len(record.prompt), len(text))], "completion")
+
+    def _require_no_template(self, record: Record) -> None:
+        """Refuses strings where a template is given for these very records."""
+        if self._given and self._given.own:
+            raise TrainerError(
+                ExitCode.CONFIGURATION_INVALID,
+                f"{record.source}: {self._given.origin.name} is a chat template (it uses messages), but prompt and "
+                "completion are strings here. Give them as lists of messages, or a template over the two fields.",
+            )
 
     def _tokens(self, records: Iterable[Rendered]) -> "Iterator[tuple[Rendered, array[int], bytearray]]":
         """Each record with its ids and what is learned, without special tokens that no template has put in."""
@@ -159,7 +184,7 @@ class Encoder:
         if len(record.text) <= PIECE:
             yield _Piece(record.text, record.spans, record, last=True)
             return
-        text = record.text if record.whole else record.text[: self._reach]
+        text = record.text if record.kind == "text" else record.text[: self._reach]
         for start, end in piece_ranges(text):
             spans = [(max(a, start) - start, min(b, end) - start) for a, b in record.spans if a < end and b > start]
             yield _Piece(text[start:end], spans, record, last=end == len(text))
@@ -195,17 +220,19 @@ class Encoder:
 
     def _cut(self, record: Rendered, ids: "array[int]", learned: bytearray) -> list[Example]:
         """A record's tokens, with special tokens where no template has put them in, cut to ``max_length``."""
-        if not record.templated:
+        if record.kind != "conversation":
             before, behind = self._special
+            if record.kind == "fields" and ids[: len(before)] == before:  # it has written them itself
+                before = before[:0]
             ids, learned = before + ids + behind, bytearray(len(before)) + learned + bytearray(len(behind))
-            end = self._tokenizer.eos_token_id
+            end, ends = self._tokenizer.eos_token_id, record.kind != "fields" or record.spans[-1][1] == len(record.text)
             if ids and ids[-1] == end:
-                learned[-1] = 1
+                learned[-1] = learned[-1] or ends
             elif end is not None:
                 ids.append(end)
-                learned.append(1)
+                learned.append(ends)
         examples = []
-        for start in range(0, len(ids), self._max_length) if record.whole else (0,):
+        for start in range(0, len(ids), self._max_length) if record.kind == "text" else (0,):
             mask = learned[start : start + self._max_length]
             mask[:1] = b"\0"
             if any(mask):

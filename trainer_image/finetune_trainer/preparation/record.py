@@ -1,13 +1,14 @@
 """A record as it was read, what may be wrong with one, and the words to say it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Record:
-    """One example. Exactly one of ``messages``, ``completion`` and ``text`` is set."""
+    """One example. Exactly one of ``messages``, ``completion``, ``text`` and ``fields`` is set."""
 
     source: str
     """Where it is from, for messages to people: ``s3://bucket/train.jsonl line 3``."""
@@ -18,6 +19,8 @@ class Record:
     prompt: str = ""
     completion: str = ""
     text: str = ""
+    fields: Mapping[str, Any] | None = None
+    """Of any kind, for a template of the job's."""
 
 
 class Fault(Exception):

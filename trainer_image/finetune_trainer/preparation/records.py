@@ -11,7 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.preparation.formats import FORMATS, Format
+from finetune_trainer.preparation.formats import FORMATS, Format, recognise
 from finetune_trainer.preparation.lines import LINE_LIMIT, decode, invalid, read_lines
 from finetune_trainer.preparation.record import Fault, Record, field_names, kind
 
@@ -116,18 +116,20 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _recognise(content: dict[str, Any], formats: Sequence[Format]) -> Format:
-    for format_ in formats:
-        if all(field in content for field in FORMATS[format_].fields):
-            return format_
-    expected = "; or ".join(" and ".join(FORMATS[format_].fields) for format_ in formats)
-    raise Fault(f"the fields {field_names(content)} belong to no format that this task takes. Expected: {expected}")
+    if found := recognise(content, formats):
+        return found[0]
+    expected = "; or ".join(" and ".join(FORMATS[f].fields) for f in formats if FORMATS[f].fields)
+    mend = ". Rename the fields, or give spec.data.template over those that there are" if "fields" in formats else ""
+    raise Fault(
+        f"the fields {field_names(content)} belong to no format that this task takes. Expected: {expected}{mend}"
+    )
 
 
 def _require_format(content: dict[str, Any], expected: Format, formats: Sequence[Format]) -> None:
     missing = [field for field in FORMATS[expected].fields if field not in content]
     if not missing:
         return
-    others = [f for f in formats if f != expected and all(field in content for field in FORMATS[f].fields)]
+    others = recognise(content, formats)
     if others:
         raise Fault(
             f"a record of format {others[0]} in a file of format {expected}. Put the two formats into two files, and "

@@ -12,6 +12,7 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import DataSource
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.encoding import Encoded, Example
+from finetune_trainer.preparation.given import Given
 
 _LONGEST = 32
 """Characters of a name, as in ``DataSource.name``."""
@@ -46,6 +47,8 @@ class Part:
     """Times that an epoch sees each of them."""
     source: str = ""
     """URI of the file."""
+    template: Given | None = None
+    """By which its records are written, where it is one of the job's."""
 
 
 class Sets:

@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +17,7 @@ from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.encoder import Encoder, Rendered, around
 from finetune_trainer.preparation.encoding import Example
+from finetune_trainer.preparation.given import Given
 from finetune_trainer.preparation.record import Record
 
 
@@ -24,8 +26,8 @@ class SidesEncoder(Encoder):
 
     two_sided = True
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        super().__init__(tokenizer, max_length)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, given: Given | None = None) -> None:
+        super().__init__(tokenizer, max_length, given)
         encoding = tokenizer(text_target="a", return_special_tokens_mask=True)
         before, behind = around(encoding["input_ids"], encoding["special_tokens_mask"])
         end = tokenizer.eos_token_id
@@ -35,7 +37,7 @@ class SidesEncoder(Encoder):
 
     def _examples(self, records: Iterable[Record], used: "Counter[bool]") -> Iterator[Example]:
         """One example a record: the source, of which nothing is learned, and the target, which is learned whole."""
-        tokens = self._tokens(chain.from_iterable(map(_sides, records)))
+        tokens = self._tokens(chain.from_iterable(map(self._sides, records)))
         before, behind = self._around_target
         for (_, source, _), (_, target, _) in zip(tokens, tokens, strict=True):
             read, written = self._source(source), (before + target + behind)[: self._max_length]
@@ -44,29 +46,37 @@ class SidesEncoder(Encoder):
 
     def prompt(self, record: Record) -> tuple[list[int], str]:
         """For a sample: the source, cut as in training, and the target's text."""
-        [(_, ids, _)] = self._tokens([_sides(record)[0]])
-        return list(self._source(ids)), record.completion
+        source, target = self._sides(record)
+        [(_, ids, _)] = self._tokens([source])
+        return list(self._source(ids)), target.text
 
     def _source(self, ids: "array[int]") -> "array[int]":
         before, behind = self._special
         whole = before + ids[: self._max_length - len(before) - len(behind)] + behind
         return whole or array("i", [self._tokenizer.eos_token_id or 0])  # a model must be given something
 
+    def _sides(self, record: Record) -> tuple[Rendered, Rendered]:
+        """Source and target.
 
-def _sides(record: Record) -> tuple[Rendered, Rendered]:
-    """Source and target.
+        Raises:
+            TrainerError: DATA_INVALID, for a conversation; CONFIGURATION_INVALID, for a template that marks no target.
+        """
+        if record.messages:
+            raise TrainerError(
+                ExitCode.DATA_INVALID,
+                f"{record.source}: prompt and completion are lists of messages, where text2text-generation expects two "
+                "strings. Write them as strings, or train a chat model with spec.task text-generation.",
+            )
+        if record.fields is None:
+            self._require_no_template(record)
+        source, target = self._of_fields(record) if record.fields is not None else (record.prompt, record.completion)
+        return Rendered(record.source, source, [], "side"), Rendered(record.source, target, [], "side")
 
-    Raises:
-        TrainerError: DATA_INVALID, for a conversation.
-    """
-    if record.messages:
-        raise TrainerError(
-            ExitCode.DATA_INVALID,
-            f"{record.source}: prompt and completion are lists of messages, where text2text-generation expects two "
-            "strings. Write them as strings, or train a chat model with spec.task text-generation.",
-        )
-    return _side(record, record.prompt), _side(record, record.completion)
-
-
-def _side(record: Record, text: str) -> Rendered:
-    return Rendered(record.source, text, [], templated=True, whole=False)
+    def _of_fields(self, record: Record) -> tuple[str, str]:
+        text, spans = self._fields.render(record)
+        if len(spans) > 1 or spans[-1][1] < len(text):
+            raise cast(Given, self._given).origin.refused(
+                "must mark one part as learned, and that at its end: for text2text-generation it is the target, and "
+                "what stands before it the source"
+            )
+        return text[: spans[0][0]], text[spans[0][0] :]

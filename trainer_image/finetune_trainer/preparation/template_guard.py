@@ -33,8 +33,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
 
-from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.preparation.given import MODELS
 
 LONGEST_TEMPLATE = 1 << 18
 """Characters. The longest known template has 30 thousand."""
@@ -288,19 +288,27 @@ def require_in_proportion(text: str, messages: object, tools: object) -> None:
         _refuse(f"makes {len(text)} characters of a conversation that is far shorter")
 
 
-class _TooSlow(TrainerError):
+class TemplateRefused(TrainerError):
+    """A template must not be run, or not be run on. ``what`` is wrong with it, as the end of a sentence; the message is
+    that for a model's template."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(MODELS.code, MODELS.sentence(what))
+        self.what = what
+
+
+class _TooSlow(TemplateRefused):
     """Raised in the thread that renders."""
 
     def __init__(self) -> None:
-        super().__init__(ExitCode.MODEL_INVALID, _said(f"takes more than {SECONDS:g} s to render one conversation"))
+        super().__init__(f"takes more than {SECONDS:g} s to render one conversation")
 
 
-class _TooLarge(TrainerError):
+class _TooLarge(TemplateRefused):
     """Raised in the thread that renders."""
 
     def __init__(self) -> None:
-        what = f"takes more than {MEMORY >> 20} MiB of memory to render one conversation"
-        super().__init__(ExitCode.MODEL_INVALID, _said(what))
+        super().__init__(f"takes more than {MEMORY >> 20} MiB of memory to render one conversation")
 
 
 class Watch:
@@ -355,12 +363,8 @@ def _private_bytes() -> int:
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _said(what: str) -> str:
-    return f"The model's chat template {what}. Choose another model, or mend chat_template.jinja in its directory."
-
-
 def _refuse(what: str, cause: Exception | None = None) -> NoReturn:
-    raise TrainerError(ExitCode.MODEL_INVALID, _said(what)) from cause
+    raise TemplateRefused(what) from cause
 
 
 chat_template_utils.ImmutableSandboxedEnvironment = GuardedEnvironment  # type: ignore[attr-defined]

@@ -47,6 +47,10 @@ def text(content: dict[str, Any], source: str) -> Record:
     return Record(source, text=given)
 
 
+def fields(content: dict[str, Any], source: str) -> Record:
+    return Record(source, fields=content)
+
+
 def conversation(value: object, field: str) -> tuple[dict[str, Any], ...]:
     if not isinstance(value, list) or not value:
         raise Fault(f"{field} is {article(value)}, where a non-empty list of messages is expected")

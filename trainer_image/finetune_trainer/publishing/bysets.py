@@ -37,6 +37,7 @@ def sets_report(tuning: Tuning, metrics: Sequence[Metric]) -> list[dict[str, Any
                 for part, given in zip(train, per_epoch, strict=True)
                 if part.set == name
             ],
+            "examples": [example.to_dict() for example in tuning.shown if example.set == name],
             "validation": [{"uri": part.source, **_size(part)} for part in held if part.set == name],
             "metrics": [metric.to_dict() for metric in measured.get(name, [])],
         }
@@ -44,6 +45,12 @@ def sets_report(tuning: Tuning, metrics: Sequence[Metric]) -> list[dict[str, Any
     ]
 
 
-def _size(part: Part) -> dict[str, int]:
-    examples = part.examples
-    return {"sequences": len(examples), "tokens": examples.tokens, "recordsLeftOut": examples.dropped}
+def _size(part: Part) -> dict[str, Any]:
+    examples, given = part.examples, part.template
+    template = given and {"field": given.field, "name": given.source if given.named else None, "text": given.text}
+    return {
+        "sequences": len(examples),
+        "tokens": examples.tokens,
+        "recordsLeftOut": examples.dropped,
+        "template": template,
+    }

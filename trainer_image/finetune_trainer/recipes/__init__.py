@@ -24,14 +24,14 @@ class Entry:
 
 RECIPES = {
     ("text-generation", "sft"): Entry(
-        "language_modeling.LanguageModelingRecipe", ("messages", "prompt-completion", "text")
+        "language_modeling.LanguageModelingRecipe", ("messages", "prompt-completion", "text", "fields")
     ),
     ("text-classification", "sft"): Entry(
         "text_classification.TextClassificationRecipe", ("text-label", "text-labels")
     ),
     ("token-classification", "sft"): Entry("token_classification.TokenClassificationRecipe", ("token-tags",)),
     ("question-answering", "sft"): Entry("question_answering.QuestionAnsweringRecipe", ("question-answer",)),
-    ("text2text-generation", "sft"): Entry("text2text.Text2TextRecipe", ("prompt-completion",)),
+    ("text2text-generation", "sft"): Entry("text2text.Text2TextRecipe", ("prompt-completion", "fields")),
 }
 """By ``spec.task`` and ``spec.method.objective``."""
 
