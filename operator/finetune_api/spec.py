@@ -97,6 +97,8 @@ class DataSource(Model):
             "messages",
             "prompt-completion",
             "text",
+            "preference",
+            "feedback",
             "text-label",
             "text-labels",
             "token-tags",
@@ -106,7 +108,9 @@ class DataSource(Model):
         | None
     ) = None
     """What a record looks like. For text-generation: `messages` (OpenAI chat), `prompt-completion` (`prompt` and
-    `completion`), `text` (`text`, or plain text). For text-classification: `text-label` (`text`, `label`, and
+    `completion`), `text` (`text`, or plain text), `preference` (`chosen` and `rejected`, which may be two conversations
+    or texts with a common beginning, or answers to a `prompt`), `feedback` (`prompt`, `completion`, and `label`: true
+    for a good answer, false for a bad one). For text-classification: `text-label` (`text`, `label`, and
     `text_pair` where it is about two texts), or `text-labels` (the same with a list `labels`, each of which applies).
     For token-classification: `token-tags` (`tokens`, a list of words, and `tags`, one for each). For
     question-answering: `question-answer` (`question`, `context`, and SQuAD's `answers` with `text` and `answer_start`;
@@ -207,14 +211,63 @@ class Lora(Model):
     """Names of the modules to adapt, such as `q_proj`. Absent: all linear layers but the output head."""
 
 
+def _settings_of(objective: str) -> Rule:
+    """The section that has an objective's name is for that objective."""
+    return Rule(
+        objective,
+        f"!has(self.{objective}) || self.objective == '{objective}'",
+        f"method.{objective} is for method.objective {objective} only",
+        lambda m: getattr(m, objective) is None or m.objective == objective,
+    )
+
+
+class Dpo(Model):
+    """Direct preference optimisation, in TRL's words."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How strongly the model is held to what it was: the higher, the less it moves. With `loss: ipo` it is tau."""
+    loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    """Of the difference between the rewards of the two answers: `sigmoid` (DPO), `hinge` (SLiC), `ipo` (by the
+    token)."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of the pairs that are taken to be the wrong way round (conservative DPO)."""
+
+    rules = (
+        Rule(
+            "labelSmoothing",
+            "self.labelSmoothing == 0.0 || self.loss == 'sigmoid'",
+            "dpo.labelSmoothing is for loss sigmoid only",
+            lambda d: d.label_smoothing == 0 or d.loss == "sigmoid",
+        ),
+    )
+
+
+class Orpo(Model):
+    """Odds ratio preference optimisation: supervised tuning on the chosen answer with a penalty on the rejected one."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """Weight of the odds ratio beside the loss on the chosen answer (lambda in the paper)."""
+
+
+class Simpo(Model):
+    """Simple preference optimisation: by the average likelihood of a token, without a reference."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 2.0
+    """Scale of the rewards."""
+    gamma: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """By how much the reward of the chosen answer shall be larger. Usually half of beta."""
+
+
 class Method(Model):
     """How to fine-tune."""
 
     objective: Annotated[
         Literal["sft", "dpo", "orpo", "simpo", "kto", "reward"],
-        NotYet(("dpo", "orpo", "simpo", "kto", "reward")),
+        NotYet(("kto", "reward")),
     ] = "sft"
-    """What is optimised. `sft`: the loss on the completion (the assistant's turns, or the whole of a `text` record)."""
+    """What is optimised. `sft`: the loss on the completion (the assistant's turns, or the whole of a `text` record).
+    On pairs of answers: `dpo`, that the chosen one becomes likelier than it was, and the rejected one less likely;
+    `orpo` and `simpo`, without looking at what the model was."""
     adapter: Annotated[
         Literal["lora", "qlora", "dora", "ia3", "prompt", "prefix", "none"],
         NotYet(("qlora", "dora", "ia3", "prompt", "prefix")),
@@ -223,7 +276,15 @@ class Method(Model):
     lora: Lora | None = None
     """Settings of `adapter: lora`. Absent: rank 16, alpha 32, no dropout, all linear layers."""
 
+    dpo: Dpo | None = None
+    """Settings of `objective: dpo`."""
+    orpo: Orpo | None = None
+    """Settings of `objective: orpo`."""
+    simpo: Simpo | None = None
+    """Settings of `objective: simpo`."""
+
     rules = (
+        *(_settings_of(objective) for objective in ("dpo", "orpo", "simpo")),
         Rule(
             "lora",
             "!has(self.lora) || self.adapter == 'lora'",

@@ -109,7 +109,7 @@ NOT_YET = [
     ("data.test", [{"uri": "s3://b/t.jsonl"}]),
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),
     ("data.prepare", {"deduplicate": True}),
-    ("method.objective", "dpo"),
+    ("method.objective", "kto"),
     ("method.adapter", "qlora"),
     ("training.precision", "fp16"),
     ("evaluation.sliceBy", "language"),

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +17,7 @@ from finetune_trainer import tuning
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import DataFile, Dataset, SourceFile
+from finetune_trainer.preparation.preferences import Pair
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.progress import Progress
 from finetune_trainer.recipes import likelihood
@@ -28,16 +29,20 @@ from finetune_trainer.training.loop import Loop
 from finetune_trainer.training.snapshot import Snapshot
 
 RECORDS = [Record(f"line {n}", prompt="say " * (n % 7 + 1), completion=" one" * (9 - n % 5)) for n in range(21)]
-TRAINED, HELD_OUT = RECORDS[:16], RECORDS[16:]
-"""With five records a step the last step of an epoch has one: fewer than there are ranks."""
+PAIRS = [
+    Pair(record.source, record, replace(record, completion=" two" * (3 + n % 6))) for n, record in enumerate(RECORDS)
+]
+TRAINED = 16
+"""Of the records. With five a step the last step of an epoch has one: fewer than there are ranks."""
 FULL = {"adapter": "none"}
+PREFERENCES = {"objective": "dpo"}
 
 
-class Records(list[Record]):
+class Records(list[Any]):
     """As if they were read from two files, which are two sets."""
 
     @property
-    def parts(self) -> list[tuple[DataFile, list[Record]]]:
+    def parts(self) -> list[tuple[DataFile, list[Any]]]:
         middle = len(self) // 2
         sets = {"a": self[:middle], "b": self[middle:]}
         return [
@@ -71,6 +76,8 @@ SCENARIOS = {
     ),
     "all weights, sharded, head tied": Scenario("fsdp2", FULL, model="tied"),
     "LoRA, sharded, head tied": Scenario("fsdp2", model="tied"),
+    "preferences, LoRA, whole, packed, two pairs at a time": Scenario("ddp", PREFERENCES, {"microBatchSize": 2}),
+    "preferences, all weights, sharded, padded": Scenario("fsdp2", PREFERENCES | FULL, packed=False),
     "LoRA, sharded, an architecture that cannot be packed": Scenario("fsdp2", model="soft caps"),
 }
 MEASURED = {
@@ -87,6 +94,7 @@ INTERRUPTED = {
     "LoRA with dropout, sharded": Scenario("fsdp2", DROPOUT),
     "all weights, sharded": Scenario("fsdp2", FULL),
     "all weights, sharded, averaged and measured": Scenario("fsdp2", FULL, **MEASURED),
+    "preferences, all weights, whole": Scenario("ddp", PREFERENCES | FULL),
 }
 """Trained in one go, and once more from a snapshot after two steps."""
 
@@ -128,7 +136,7 @@ class Several:
         if not self.ranks.alone:
             self.ranks.shared = self.directory / f"shared by {name}{' again' if resumed else ''}"
             self.ranks.shared.mkdir(parents=True, exist_ok=True)
-        rate = 1e-3 if scenario.method == FULL else 1e-2
+        rate = 1e-3 if "adapter" in scenario.method else 1e-2
         config = RunConfig.model_validate(
             {
                 "job": {"namespace": "team-a", "name": "tune", "uid": "1"},
@@ -149,7 +157,8 @@ class Several:
                 patches.enter_context(patch.object(tuning, "choose_strategy", lambda *_: scenario.strategy))
             if not scenario.packed:
                 patches.enter_context(patch.object(likelihood, "try_layout", lambda *_: Layout(False, True)))
-            data: Any = Dataset(Records(TRAINED), Records(HELD_OUT), ())  # type: ignore[arg-type]
+            records = PAIRS if config.method.objective == "dpo" else RECORDS
+            data: Any = Dataset(Records(records[:TRAINED]), Records(records[TRAINED:]), ())  # type: ignore[arg-type]
             files = ModelFiles(self.models / scenario.model, "the-base")
             return tuning.Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
 

@@ -6,10 +6,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from finetune_api.run import ExitCode
+from finetune_trainer import tuning
 from finetune_trainer.progress import Progress, StepDone
 from finetune_trainer.report import Reporter
 from finetune_trainer.stopping import StopRequest
@@ -86,6 +88,24 @@ def test_a_run_that_is_stopped_and_gone_on_with_ends_in_the_same_bits(s3, traine
     assert progress.steps == list(range(6, 13))
     assert result(s3, ended) == expected
     assert s3.report(ended.location)["resumedAt"] == [5]
+
+
+def test_what_the_model_was_before_its_first_step_is_known_to_the_bit_after_a_resume(s3, trainer):
+    """It could not be asked any more, since all its weights were trained."""
+    pairs = [{"prompt": pair["prompt"], "chosen": pair["completion"], "rejected": " no"} for pair in tiny.PAIRS]
+    changes = {
+        "method": {"objective": "dpo", "adapter": "none"},
+        "training": STEPS,
+        "evaluation": {"samples": 2, "maxNewTokens": 6},
+        "data": trainer.data(tiny.json_lines(*pairs)),
+    }
+    expected = whole(s3, trainer, **changes)
+    with sigterm_asks() as stop:
+        assert trainer.run(SigtermAfter(5), stop, **changes).code == ExitCode.PREEMPTED
+    with mock.patch.object(tuning, "refer", side_effect=AssertionError("asked once more")):
+        ended = trainer.run(SigtermAfter(), **changes)
+    assert ended.code == 0, ended.result.error
+    assert result(s3, ended) == expected
 
 
 def test_where_the_newest_checkpoint_is_damaged_the_previous_one_leads_to_the_same_bits(s3, trainer, caplog):

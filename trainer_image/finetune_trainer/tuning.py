@@ -2,7 +2,8 @@
 
 import gc
 import logging
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -56,6 +57,7 @@ from finetune_trainer.training.memory import Fit, answer_tokens, device_memory, 
 from finetune_trainer.training.noise import add_noise
 from finetune_trainer.training.objective import Objective
 from finetune_trainer.training.optimizers import works_on_shares
+from finetune_trainer.training.passes import refer
 from finetune_trainer.training.saving import Saver
 from finetune_trainer.training.snapshot import Snapshot, TrainingState, share
 from finetune_trainer.training.train import train
@@ -128,6 +130,9 @@ class Tuning:
         self.shown = show(self.train_set, self._tokenizer) if ranks.first else []
         """Examples for people to see; the first rank's."""
         self._log_plan()
+        if self._objective.references:
+            self._loop.references = resumed.references if resumed else self._refer()
+            self._know(self._loop.references)
         gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         gc.enable()
 
@@ -190,10 +195,11 @@ class Tuning:
     def _plan_progress(self) -> None:
         history = self._loop.state.history
         evaluation = self.validation_set.tokens + self._writing
-        baseline = evaluation if self._config.evaluation.baseline else 0
+        references = sum(examples.tokens for examples in self._sets.values()) if self._objective.references else 0
+        before = references + (evaluation if self._config.evaluation.baseline else 0)
         between = self._work_between * self._judge.measurements(self.plan.total_steps)
-        total = baseline + between + evaluation + TRAINING_COST * self.plan.total_tokens
-        done = baseline + self._work(history) if self.resumed else 0
+        total = before + between + evaluation + TRAINING_COST * self.plan.total_tokens
+        done = before + self._work(history) if self.resumed else 0
         self._progress.plan(total, done, history.last)
 
     def _work(self, history: History) -> int:
@@ -249,6 +255,29 @@ class Tuning:
             loop.state.resumed_at.append(resumed.step)
         return loop
 
+    def _refer(self) -> dict[str, torch.Tensor]:
+        """What the model makes of all examples before its first step: asked once, and kept in every snapshot."""
+        found = {}
+        for name, examples in self._sets.items():
+            numbers = refer(
+                self._objective,
+                examples,
+                self._loop.cut,
+                self._accelerator.device,
+                self._progress.evaluated,
+                self._ranks,
+            )
+            found[name] = torch.frombuffer(numbers, dtype=torch.float32).view(len(examples), -1)
+        return found
+
+    def _know(self, references: Mapping[str, torch.Tensor]) -> None:
+        for name, examples in self._sets.items():
+            examples.know(array("f", references[name].flatten().tolist()))
+
+    @property
+    def _sets(self) -> dict[str, Sets]:
+        return {"train": self.train_set, "validation": self.validation_set}
+
     def _find_fit(self) -> Fit:
         longest = max(max(self.train_set.lengths), max(self.validation_set.lengths))
         settings = self._config.training
@@ -283,7 +312,7 @@ class Tuning:
     def _load(self, device_map: dict[str, str] | None) -> Any:
         model = load_model(self.files, self.recipe.head, self.adapter is not None, self.precision, device_map)
         require_matching_vocabulary(model, self._tokenizer, self.files.name)
-        longest = max(encoded.longest_row for encoded in (self.train_set, self.validation_set))
+        longest = max(encoded.longest_row for encoded in self._sets.values())
         require_length(model, longest, self.files.name)
         return model
 

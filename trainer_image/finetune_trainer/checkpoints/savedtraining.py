@@ -25,6 +25,8 @@ from finetune_trainer.tuning import Measurement, Tuning
 logger = logging.getLogger(__name__)
 
 _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_REFERENCES = "references.safetensors"
+"""Only where there are some."""
 _RANDOM, _COPY = "random-{rank}.safetensors", "copy-{kind}.safetensors"
 
 
@@ -47,6 +49,8 @@ class SavedTraining:
         _save(snapshot.optimizer, part / _OPTIMIZER)
         for kind, copy in snapshot.copies.items():
             _save(copy, part / _COPY.format(kind=kind))
+        if snapshot.references:
+            _save(snapshot.references, part / _REFERENCES)
         for rank, states in enumerate(snapshot.random):
             _save(states, part / _RANDOM.format(rank=rank))
         base = {"metrics": dict(self.base.measured.metrics), "answers": self.base.answers} if self.base else None
@@ -63,6 +67,7 @@ class SavedTraining:
     def read(cls, directory: Path) -> Self:
         """From ``directory``. Tensors lie in the mapped files: they take no memory of their own."""
         state = json.loads((directory / _STATE).read_bytes())
+        references = directory / _REFERENCES
         ranks = len(list(directory.glob(_RANDOM.format(rank="*"))))
         snapshot = Snapshot(
             state=state["training"],
@@ -72,6 +77,7 @@ class SavedTraining:
             copies={
                 path.stem.removeprefix("copy-"): load_file(path) for path in directory.glob(_COPY.format(kind="*"))
             },
+            references=load_file(references) if references.exists() else {},
         )
         return cls(snapshot, _measurement(state["base"]), state["madeWith"])
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from finetune_trainer.preparation.sets import Sets
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.training.batches import Cut
 from finetune_trainer.training.objective import Loss
+from finetune_trainer.training.passes import passes, sets_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def measure(totals: Totals, metrics: Metrics) -> Measured:
     return Measured(whole | named)
 
 
-@torch.no_grad()
 def evaluate(
     objective: Any,
     examples: Encoded | Sets,
@@ -79,15 +78,12 @@ def evaluate(
     is of one, so that the totals of all sets come out of the same pass.
     """
     objective.eval()
-    sets = examples.by_name if isinstance(examples, Sets) else {"": list(range(len(examples)))}
+    sets = sets_of(examples)
     found = {name: _Sums() for name in sets}
     for name, numbers in sets.items():
-        order = sorted(numbers, key=lambda index: -examples.lengths[index])
-        for parts in ranks.rounds(order, examples.lengths, cut, examples.targets):
-            part = parts[ranks.rank]
-            batch = objective.collate([examples[index] for index in part or order[-1:]], cut.packed, device)
-            found[name].add(objective(batch), part)
-            on_batch(sum(examples.lengths[index] for index in chain(*parts)))
+        for part, made, tokens in passes(objective, objective.collate, examples, numbers, cut, device, ranks):
+            found[name].add(made, part)
+            on_batch(tokens)
     of_sets = {
         name: found[name].totals(sum(examples.units[index] for index in numbers), ranks)
         for name, numbers in sets.items()

@@ -51,11 +51,11 @@ def prompts(
     for file, record in islice(_in_turn(records), count):
         ids, reference = encoder(file).prompt(record)
         text = str(tokenizer.decode(ids, skip_special_tokens=encoder(file).two_sided))
-        made.append(Prompt(ids, text, reference, file.set, not record.text))
+        made.append(Prompt(ids, text, reference, file.set, not (isinstance(record, Record) and record.text)))
     return made
 
 
-def _in_turn(records: RecordSet) -> Iterator[tuple[DataFile, Record]]:
+def _in_turn(records: RecordSet) -> Iterator[tuple[DataFile, Any]]:
     """The first record of each file, the second of each, …"""
     files = [zip(repeat(file), part) for file, part in records.parts]
     return (pair for pairs in zip_longest(*files) for pair in pairs if pair)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Data, DataSource
@@ -16,7 +17,6 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.formats import Format
 from finetune_trainer.preparation.given import Given, declared_format, given_templates, template_for, unused
 from finetune_trainer.preparation.labels import in_order, read_through
-from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.records import find_format, read_records
 from finetune_trainer.preparation.sets import set_names
 from finetune_trainer.storage.store import Store
@@ -50,7 +50,8 @@ class DataFile:
 
 
 class RecordSet:
-    """Some of the records of some files, in the order of the files. Each iteration reads the files anew."""
+    """Some of the records of some files, in the order of the files: what the readers of their formats return. Each
+    iteration reads the files anew."""
 
     def __init__(self, files: Sequence[DataFile], chosen: bytes | None = None) -> None:
         """``chosen``: for each record of all files 1 where it belongs to the set, else 0; None: all do."""
@@ -60,7 +61,7 @@ class RecordSet:
     def __len__(self) -> int:
         return self._chosen.count(1)
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Any]:
         first = 0
         for file in self._files:
             chosen = self._chosen[first : first + file.source.records]

@@ -16,7 +16,7 @@ Records are rendered while the tokenizer, which needs no interpreter lock, works
 import functools
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, cast
@@ -84,18 +84,14 @@ class Encoder:
 
     def encode(self, records: Iterable[Record]) -> Encoded:
         """All records, gone through once; those that leave nothing to learn are left out and counted."""
-        used = Counter[bool]()
-        with _all_characters(self._backend):
-            encoded = Encoded(self._examples(records, used), two_sided=self.two_sided)
-        encoded.dropped = used[False]
-        return encoded
+        return collect(self.examples(records), self.two_sided)
 
-    def _examples(self, records: Iterable[Record], used: "Counter[bool]") -> Iterator[Example]:
-        """The examples of all records; counts in ``used`` the records that gave some (True) and none (False)."""
-        for record, ids, learned in self._tokens(map(self._render, records)):
-            examples = self._cut(record, ids, learned)
-            used[bool(examples)] += 1
-            yield from examples
+    def examples(self, records: Iterable[Record]) -> Iterator[list[Example]]:
+        """The examples of each record, one after the other: none where nothing is left to learn, several where a long
+        text is cut into blocks."""
+        with _all_characters(self._backend):
+            for record, ids, learned in self._tokens(map(self._render, records)):
+                yield self._cut(record, ids, learned)
 
     @functools.cached_property
     def template(self) -> ChatTemplate:
@@ -244,6 +240,20 @@ def around(ids: list[int], special: list[int]) -> "tuple[array[int], array[int]]
     """The tokens before and behind those that are not ``special``."""
     own = [index for index, mark in enumerate(special) if not mark] or [len(ids)]
     return array("i", ids[: own[0]]), array("i", ids[own[-1] + 1 :])
+
+
+def collect(examples: Iterable[Sequence[Example]], two_sided: bool = False) -> Encoded:
+    """The examples of each record, written down; a record that gives none is counted as left out."""
+    used = Counter[bool]()
+
+    def counted() -> Iterator[Example]:
+        for some in examples:
+            used[bool(some)] += 1
+            yield from some
+
+    encoded = Encoded(counted(), two_sided=two_sided)
+    encoded.dropped = used[False]
+    return encoded
 
 
 @contextmanager

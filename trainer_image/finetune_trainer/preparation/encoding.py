@@ -29,6 +29,10 @@ class Example:
     """int32 numbers whose meaning is the recipe's: a label, lengths of parts …"""
     units: float = -1.0
     """What it counts in the loss. Left out: its learned tokens."""
+    positions: int | None = None
+    """Of the longest text in it; None: it is one text of all its tokens."""
+    references: "array[float]" = field(default_factory=lambda: array("f"))
+    """What the model made of it before its first step, where the objective asks for that; fp32."""
 
     def __post_init__(self) -> None:
         if self.units < 0:
@@ -62,6 +66,8 @@ class Encoded:
         extras = array("i")
         self.dropped = dropped
         """Records that were left out, since nothing to learn was left of them after cutting."""
+        self._longest = 0
+        self._references = array("f")
         with (
             writing("the data as tokens", Path(tempfile.gettempdir())),
             tempfile.TemporaryFile(buffering=_BUFFER) as ids,
@@ -76,6 +82,7 @@ class Encoded:
                 self.units.append(example.units)
                 if self.targets is not None:
                     self.targets.append(example.learned.count(1))
+                self._longest = max(self._longest, example.positions or len(example.ids))
                 extras.append(len(example.extra))
             for file in (ids, learned, extra):
                 file.flush()
@@ -107,18 +114,24 @@ class Encoded:
         start, length = self._starts[index], self.lengths[index]
         ids, learned, extra = self._files
         first, behind = self._extra_starts[index : index + 2]
+        each = len(self._references) // len(self)
         return Example(
             _numbers(ids, start, length),
             os.pread(learned, length, start),
             _numbers(extra, first, behind - first) if behind > first else array("i"),
             self.units[index],
+            references=self._references[index * each : (index + 1) * each],
         )
+
+    def know(self, references: "array[float]") -> None:
+        """From here on examples have these ``references``, equally many each: those of all, one after the other."""
+        self._references = references
 
     @property
     def longest_row(self) -> int:
         """Tokens of the longest row that a model gets."""
         if self.targets is None:
-            return max(self.lengths)
+            return self._longest
         sides = zip(self.lengths, self.targets, strict=True)
         return max(max(length - target, target) for length, target in sides)
 

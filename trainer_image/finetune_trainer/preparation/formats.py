@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.preparation import labelled, texts
-from finetune_trainer.preparation.record import Record
+from finetune_trainer.preparation import labelled, preferences, texts
 
 Format = str
 """A key of :data:`FORMATS`."""
@@ -17,7 +16,7 @@ class Reader:
 
     fields: tuple[str, ...]
     """That a record must have, and by which the format is recognised; none: it is never taken for granted."""
-    read: Callable[[dict[str, Any], str], Record]
+    read: Callable[[dict[str, Any], str], Any]
     """A JSON object, and where it is from → the record; raises Fault."""
     chat: bool = False
     """Records may be conversations, which a chat template writes."""
@@ -27,6 +26,8 @@ FORMATS: dict[Format, Reader] = {
     "messages": Reader(("messages",), texts.messages, chat=True),
     "prompt-completion": Reader(("prompt", "completion"), texts.prompt_completion, chat=True),
     "text": Reader(("text",), texts.text),
+    "preference": Reader(("chosen", "rejected"), preferences.preference, chat=True),
+    "feedback": Reader(("prompt", "completion", "label"), preferences.feedback, chat=True),
     "text-label": Reader(("text", "label"), labelled.label),
     "text-labels": Reader(("text", "labels"), labelled.labels),
     "token-tags": Reader(("tokens", "tags"), labelled.tags),

@@ -47,7 +47,7 @@ def find_format(path: Path, uri: str, declared: Format | None, formats: Sequence
 
 def read_records(
     path: Path, uri: str, format_: Format, wanted: Iterable[int] = repeat(1), formats: Sequence[Format] = tuple(FORMATS)
-) -> Iterator[Record]:
+) -> Iterator[Any]:
     """The records of one file, one after another; nothing is kept.
 
     Args:

@@ -85,6 +85,12 @@ class Sets:
         """Tokens of the longest row that a model gets."""
         return max(part.examples.longest_row for part in self.parts if len(part.examples))
 
+    def know(self, references: "array[float]") -> None:
+        """From here on examples have these ``references``: see :meth:`Encoded.know`."""
+        each = len(references) // len(self)
+        for part, start in zip(self.parts, self._starts, strict=False):
+            part.examples.know(references[start * each : (start + len(part.examples)) * each])
+
     @property
     def tokens(self) -> int:
         """Tokens in all, not counting padding."""

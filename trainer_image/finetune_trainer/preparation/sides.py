@@ -6,7 +6,6 @@ loses them too: a model shall not learn to end where a text was cut.
 """
 
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import cast
@@ -35,14 +34,13 @@ class SidesEncoder(Encoder):
             behind.append(end)
         self._around_target = before, behind
 
-    def _examples(self, records: Iterable[Record], used: "Counter[bool]") -> Iterator[Example]:
+    def examples(self, records: Iterable[Record]) -> Iterator[list[Example]]:
         """One example a record: the source, of which nothing is learned, and the target, which is learned whole."""
         tokens = self._tokens(chain.from_iterable(map(self._sides, records)))
         before, behind = self._around_target
         for (_, source, _), (_, target, _) in zip(tokens, tokens, strict=True):
             read, written = self._source(source), (before + target + behind)[: self._max_length]
-            used[True] += 1
-            yield Example(read + written, bytes(len(read)) + b"\1" * len(written))
+            yield [Example(read + written, bytes(len(read)) + b"\1" * len(written))]
 
     def prompt(self, record: Record) -> tuple[list[int], str]:
         """For a sample: the source, cut as in training, and the target's text."""

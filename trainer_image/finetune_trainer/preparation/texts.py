@@ -21,21 +21,25 @@ def messages(content: dict[str, Any], source: str) -> Record:
 
 
 def prompt_completion(content: dict[str, Any], source: str) -> Record:
-    prompt, completion = content["prompt"], content["completion"]
-    if isinstance(prompt, list) and isinstance(completion, list):
-        before = conversation(prompt, "prompt")
-        after = conversation(completion, "completion")
+    return answer(content, source, content["prompt"], content["completion"], "completion")
+
+
+def answer(content: dict[str, Any], source: str, prompt: Any, given: Any, field: str) -> Record:
+    """A prompt and an answer to it, both strings or both messages; ``field`` is the answer's name in ``content``."""
+    if isinstance(prompt, list) and isinstance(given, list):
+        before = conversation(prompt, "prompt") if prompt or "prompt" in content else ()
+        after = conversation(given, field)
         if not any(m["role"] == "assistant" and m["content"].strip() for m in after):
-            raise Fault("completion has no assistant message with text. Add one or remove the line")
+            raise Fault(f"{field} has no assistant message with text. Add one or remove the line")
         return Record(source, messages=before + after, tools=tools(content), learn_from=len(before))
-    for name, value in (("prompt", prompt), ("completion", completion)):
+    for name, value in (("prompt", prompt), (field, given)):
         if not isinstance(value, str):
             raise Fault(
-                f"{name} is {article(value)}; prompt and completion must both be strings or both be lists of messages"
+                f"{name} is {article(value)}; prompt and {field} must both be strings or both be lists of messages"
             )
-    if not completion.strip():
-        raise Fault("completion is empty, so there is nothing to learn. Fill it in or remove the line")
-    return Record(source, prompt=prompt, completion=completion)
+    if not given.strip():
+        raise Fault(f"{field} is empty, so there is nothing to learn. Fill it in or remove the line")
+    return Record(source, prompt=prompt, completion=given)
 
 
 def text(content: dict[str, Any], source: str) -> Record:

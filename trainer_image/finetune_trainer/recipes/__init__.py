@@ -26,6 +26,9 @@ RECIPES = {
     ("text-generation", "sft"): Entry(
         "language_modeling.LanguageModelingRecipe", ("messages", "prompt-completion", "text", "fields")
     ),
+    ("text-generation", "dpo"): Entry("preference.DpoRecipe", ("preference",)),
+    ("text-generation", "orpo"): Entry("preference.OrpoRecipe", ("preference",)),
+    ("text-generation", "simpo"): Entry("preference.SimpoRecipe", ("preference",)),
     ("text-classification", "sft"): Entry(
         "text_classification.TextClassificationRecipe", ("text-label", "text-labels")
     ),

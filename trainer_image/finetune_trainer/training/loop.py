@@ -10,7 +10,7 @@ had never stopped.
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ class Loop:
     state: TrainingState
     ranks: Ranks = ALONE
     """Every method is called on all of them at the same step, unless it says otherwise."""
+    references: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a snapshot keeps of the model before its first step; the same for the whole training."""
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -186,7 +188,9 @@ class Loop:
             self._take(lent=True)
 
     def _take(self, lent: bool) -> Snapshot:
-        return take(self.trained, self.optimizer, self.copies, self.state, self.accelerator.device, lent, self.ranks)
+        device = self.accelerator.device
+        taken = take(self.trained, self.optimizer, self.copies, self.state, device, lent, self.ranks)
+        return replace(taken, references=self.references)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes on from ``snapshot``."""

@@ -4,7 +4,7 @@ its batches are made of, it never asks: recipes make objectives (:mod:`finetune_
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class Loss:
 class Objective(nn.Module):
     """A model and the loss that it learns by."""
 
+    references: ClassVar[int] = 0
+    """How many numbers it must know of each example from the model before its first step. It is asked for them once:
+    they are the predictions for a batch of examples that have no ``references`` yet."""
     smoothing: float = 0.0
     """``training.labelSmoothing``, for :meth:`cross_entropy`."""
 

@@ -81,6 +81,8 @@ class Snapshot:
     """State of the random generators of each rank: ``cpu`` and, on a GPU, ``cuda``; uint8."""
     copies: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
     """Further sets of the trained parameters, by the names that Copies gives them; those that there are."""
+    references: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the model made of the examples before its first step, fp32: by the name of the set [examples, numbers]."""
 
     @property
     def step(self) -> int:
