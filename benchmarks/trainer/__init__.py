@@ -27,6 +27,7 @@ SECTIONS = {
     "cpu": "speed, memory and eval loss of the training loop on a CPU, beside TRL and transformers' Trainer",
     "startup": "CPU-seconds from the start to the first optimizer step, beside TRL and the floor",
     "gpu": "LoRA on a Llama of 8 billion weights: speed, memory, longest context; needs a CUDA GPU",
+    "encoder": "text classification with a real pre-trained encoder: speed and F1, beside transformers' Trainer",
     "preparation": "from records to tokens: speed beside the tokenizer alone, and memory",
     "s3": "processor time of downloads beside download_file, and how far an upload stops the training loop",
 }

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,8 @@ def train(
     return figures
 
 
-def main() -> int:
-    """The trainer, with a meter from ``begin_training`` to the last step."""
+def main(more: Callable[[], dict[str, Any]] = dict) -> int:
+    """The trainer, with a meter from ``begin_training`` to the last step; ``more`` tells other figures at the end."""
     from benchmarks.trainer.meter import Meter
     from finetune_trainer.__main__ import main as trainer
     from finetune_trainer.models import fetch
@@ -158,7 +158,7 @@ def main() -> int:
     Progress.begin_training, Progress.trained = metered_begin, metered_trained  # type: ignore[method-assign]
     code = trainer()
     if code == 0:
-        tell(**meter.figures(), steps=len(steps), useful=sum(step.tokens for step in steps))
+        tell(**meter.figures(), steps=len(steps), useful=sum(step.tokens for step in steps), **more())
     return code
 
 

@@ -135,7 +135,7 @@ PEERS: dict[str, Callable[[Workload, Path], Trainer]] = {
 """By the names of the rows."""
 
 
-class _Clock(TrainerCallback):
+class Clock(TrainerCallback):
     """Starts the meter before the first batch is fetched, and stops it after the last step."""
 
     def __init__(self, meter: Meter) -> None:
@@ -198,7 +198,7 @@ def main(name: str, directory: Path, out: Path) -> None:
     began = time.process_time()
     meter = Meter()
     trainer = PEERS[name](Workload.load(directory), out)
-    trainer.add_callback(_Clock(meter))
+    trainer.add_callback(Clock(meter))
     counted = Counted(trainer)
     trainer.train()
     figures = meter.figures() | {"prepared": meter.started_cpu - began}
