@@ -116,6 +116,8 @@ class RunConfig(Model):
     checkpoint: Checkpoint = Checkpoint()
     on_divergence: Literal["Fail", "Rewind"] = "Fail"
     """``runPolicy.onDivergence``."""
+    merge_adapter: bool = False
+    """``output.mergeAdapter``."""
     processes: Annotated[int, Field(ge=1)] = 1
     """That train together in this pod, one for each GPU."""
     output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/([^/]*[^/.][^/]*/|/)*$")]
@@ -136,6 +138,7 @@ class RunConfig(Model):
             evaluation=spec.evaluation,
             checkpoint=spec.checkpoint,
             on_divergence=spec.run_policy.on_divergence,
+            merge_adapter=spec.output.merge_adapter,
             processes=max(1, spec.resources.gpus_per_node),
             output_prefix=prefix,
         )

@@ -192,32 +192,100 @@ class Data(Model):
     )
 
 
+ModuleNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
+    Field(min_length=1, max_length=64),
+]
+VirtualTokens = Annotated[int, Field(ge=1, le=1024)]
+
+
 class Lora(Model):
     """Low-rank adaptation, in PEFT's words."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """Rank of the update matrices (PEFT's `r`)."""
     alpha: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Scaling: updates count alpha / rank."""
+    """Scaling: updates count alpha / rank, or alpha / √rank where rankStabilized is set."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout probability on the adapter's input."""
-    target_modules: (
-        Annotated[
-            tuple[Annotated[str, Field(min_length=1, max_length=256)], ...],
-            Field(min_length=1, max_length=64),
-        ]
-        | None
-    ) = None
+    rank_stabilized: bool = False
+    """Rank-stabilized LoRA (rsLoRA): with a high rank the updates do not fade."""
+    dora: bool = False
+    """Weight-decomposed LoRA (DoRA): the length of each row of a weight is trained beside its direction. Often better
+    with a low rank, and slower."""
+    initialization: Literal["default", "pissa", "olora"] = "default"
+    """What the adapter starts from. `default`: an update of zero. `pissa`: the principal singular values of each
+    weight, which are then trained while the rest is frozen; `olora`: the same with an orthonormal basis of it (QR),
+    which is quicker to find. What is published is an ordinary adapter of twice the rank, for the untouched base."""
+    target_modules: ModuleNames | None = None
     """Names of the modules to adapt, such as `q_proj`. Absent: all linear layers but the output head."""
 
+    rules = (
+        Rule(
+            "initialization",
+            "!self.dora || self.initialization == 'default'",
+            "lora.dora goes with lora.initialization default only",
+            lambda lora: not lora.dora or lora.initialization == "default",
+        ),
+    )
 
-def _settings_of(objective: str) -> Rule:
-    """The section that has an objective's name is for that objective."""
+
+class Ia3(Model):
+    """IA³: vectors that scale what chosen modules give, in PEFT's words."""
+
+    target_modules: ModuleNames | None = None
+    """Names of the modules to scale. Absent: keys, values and the last layer of each feed-forward block, where PEFT
+    knows the architecture."""
+    feedforward_modules: Annotated[ModuleNames, Field(min_length=0)] | None = None
+    """Which of targetModules are scaled at their input, not at their output: those of the feed-forward blocks. Give it
+    with targetModules. Absent: none of those that are given."""
+
+    rules = (
+        Rule(
+            "feedforwardModules",
+            "!has(self.feedforwardModules) || (has(self.targetModules) && "
+            "self.feedforwardModules.all(m, m in self.targetModules))",
+            "ia3.feedforwardModules must be among ia3.targetModules",
+            lambda i: set(i.feedforward_modules or ()) <= set(i.target_modules or ()),
+        ),
+    )
+
+
+class Prompt(Model):
+    """Prompt tuning: embeddings of virtual tokens, before each record."""
+
+    virtual_tokens: VirtualTokens = 20
+    """How many. They take positions of the model."""
+    text: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """Text whose embeddings they start from, such as an instruction; repeated or cut to their number. Absent: tokens
+    drawn from the vocabulary."""
+
+
+class Prefix(Model):
+    """Prefix tuning: keys and values of virtual tokens, before each record, in every layer."""
+
+    virtual_tokens: VirtualTokens = 20
+    """How many. They take positions of the model."""
+
+
+class Freeze(Model):
+    """Parts of the model that full tuning leaves as they are."""
+
+    embeddings: bool = False
+    """The embeddings of tokens, positions and token types; with them the output head, where that is the same weight."""
+    layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """The first so many layers; of an encoder-decoder model, of both its stacks."""
+    modules: ModuleNames | None = None
+    """Modules by their names, or by the ends of them: `lm_head`, `layers.0.mlp`, `k_proj`."""
+
+
+def _only_for(section: str, field: str, value: str) -> Rule:
+    """A section of the method that is read for one value of another field alone."""
     return Rule(
-        objective,
-        f"!has(self.{objective}) || self.objective == '{objective}'",
-        f"method.{objective} is for method.objective {objective} only",
-        lambda m: getattr(m, objective) is None or m.objective == objective,
+        section,
+        f"!has(self.{section}) || self.{field} == '{value}'",
+        f"method.{section} is for method.{field} {value} only",
+        lambda m: getattr(m, section) is None or getattr(m, field) == value,
     )
 
 
@@ -268,14 +336,21 @@ class Method(Model):
     """What is optimised. `sft`: the loss on the completion (the assistant's turns, or the whole of a `text` record).
     On pairs of answers: `dpo`, that the chosen one becomes likelier than it was, and the rejected one less likely;
     `orpo` and `simpo`, without looking at what the model was."""
-    adapter: Annotated[
-        Literal["lora", "qlora", "dora", "ia3", "prompt", "prefix", "none"],
-        NotYet(("qlora", "dora", "ia3", "prompt", "prefix")),
-    ] = "lora"
-    """What is trained: `lora`, a small adapter beside the frozen model; `none`, all weights of the model itself."""
+    adapter: Literal["lora", "qlora", "ia3", "prompt", "prefix", "none"] = "lora"
+    """What is trained. Beside the frozen model: `lora`, matrices of low rank; `qlora`, the same beside a base in 4 bits
+    (NF4, double quantisation), which takes a quarter of the memory for it and more time; `ia3`, vectors that scale
+    keys, values and feed-forward blocks; `prompt`, embeddings of virtual tokens; `prefix`, keys and values of virtual
+    tokens in every layer. `none`: the weights of the model itself."""
     lora: Lora | None = None
-    """Settings of `adapter: lora`. Absent: rank 16, alpha 32, no dropout, all linear layers."""
-
+    """Settings of `adapter: lora` and `qlora`. Absent: rank 16, alpha 32, no dropout, all linear layers."""
+    ia3: Ia3 | None = None
+    """Settings of `adapter: ia3`."""
+    prompt: Prompt | None = None
+    """Settings of `adapter: prompt`. Absent: 20 virtual tokens."""
+    prefix: Prefix | None = None
+    """Settings of `adapter: prefix`. Absent: 20 virtual tokens."""
+    freeze: Freeze | None = None
+    """What `adapter: none` leaves as it is. Absent: nothing."""
     dpo: Dpo | None = None
     """Settings of `objective: dpo`."""
     orpo: Orpo | None = None
@@ -284,12 +359,28 @@ class Method(Model):
     """Settings of `objective: simpo`."""
 
     rules = (
-        *(_settings_of(objective) for objective in ("dpo", "orpo", "simpo")),
+        *(_only_for(objective, "objective", objective) for objective in ("dpo", "orpo", "simpo")),
         Rule(
             "lora",
-            "!has(self.lora) || self.adapter == 'lora'",
-            "method.lora is for method.adapter lora only",
-            lambda m: m.lora is None or m.adapter == "lora",
+            "!has(self.lora) || self.adapter in ['lora', 'qlora']",
+            "method.lora is for method.adapter lora and qlora only",
+            lambda m: m.lora is None or m.adapter in ("lora", "qlora"),
+        ),
+        Rule(
+            "lora",
+            "!has(self.lora) || self.adapter == 'lora' || self.lora.initialization == 'default'",
+            "method.lora.initialization pissa and olora take weights apart, which those in 4 bits cannot be: "
+            "leave it out, or set method.adapter lora",
+            lambda m: m.lora is None or m.adapter == "lora" or m.lora.initialization == "default",
+        ),
+        *(_only_for(adapter, "adapter", adapter) for adapter in ("ia3", "prompt", "prefix")),
+        _only_for("freeze", "adapter", "none"),
+        Rule(
+            "adapter",
+            "!(self.adapter in ['prompt', 'prefix']) || self.objective == 'sft'",
+            "method.adapter prompt and prefix are for method.objective sft only: with them a model begins as another "
+            "one than the base that it would be held to. Choose lora or ia3",
+            lambda m: m.adapter not in ("prompt", "prefix") or m.objective == "sft",
         ),
     )
 
@@ -337,7 +428,7 @@ class Training(Model):
     """Optimizer steps. Give this or epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Highest learning rate. Absent: 2e-4 for an adapter, 2e-5 for full tuning; for text2text-generation 5e-4 and
-    1e-4."""
+    1e-4. Of an adapter, ia3 has 15 times, prefix 50 times and prompt 100 times that."""
     schedule: Literal["cosine", "linear", "constant", "wsd", "plateau"] = "cosine"
     """How the learning rate goes down after the warm-up: to zero by a cosine, to zero in a line, not at all, only at
     the end (`wsd`: warm-up, stable, decay), or whenever the model has stopped getting better (`plateau`)."""
@@ -491,8 +582,9 @@ class Output(Model):
 
     uri: Annotated[Uri, Field(pattern=r"^s3://[^/]+(/.*)?$")]
     """S3 prefix to publish under; every attempt writes below a prefix of its own: `s3://team-a/adapters/`."""
-    merge_adapter: Annotated[bool | None, NotYet((True,))] = None
-    """Publish the base with the adapter merged into it, instead of the adapter alone."""
+    merge_adapter: bool = False
+    """Publish the base with the adapter merged into it, in the number format of its files, instead of the adapter
+    alone. The metrics are those of both side by side, of which a merged weight is a rounding."""
 
     rules = (PLAIN_PATH,)
 
@@ -631,5 +723,26 @@ class FineTuneJobSpec(Model):
             "!has(self.evaluation.metrics) || self.task in ['text-generation', 'text2text-generation']",
             "evaluation.metrics are measures of written answers, for task text-generation or text2text-generation only",
             lambda s: s.evaluation.metrics is None or s.task in ("text-generation", "text2text-generation"),
+        ),
+        Rule(
+            "output",
+            "!self.output.mergeAdapter || self.method.adapter in ['lora', 'qlora', 'ia3']",
+            "output.mergeAdapter is for method.adapter lora, qlora and ia3 only: virtual tokens are no weights of a "
+            "model, and with none there is no adapter",
+            lambda s: not s.output.merge_adapter or s.method.adapter in ("lora", "qlora", "ia3"),
+        ),
+        Rule(
+            "method",
+            "!(self.method.adapter in ['prompt', 'prefix']) || self.task.endsWith('-generation')",
+            "method.adapter prompt and prefix are for task text-generation and text2text-generation only: of a task's "
+            "own head PEFT would publish a part. Choose lora or ia3",
+            lambda s: s.method.adapter not in ("prompt", "prefix") or s.task.endswith("-generation"),
+        ),
+        Rule(
+            "training",
+            "self.method.adapter != 'prefix' || self.training.activationCheckpointing != 'always'",
+            "method.adapter prefix hands keys and values to layers that training.activationCheckpointing would compute "
+            "twice: leave that out, or choose another adapter",
+            lambda s: s.method.adapter != "prefix" or s.training.activation_checkpointing != "always",
         ),
     )

@@ -106,9 +106,9 @@ class Result(StatusModel):
     """What was published."""
 
     adapter_uri: Annotated[str | None, Field(alias="adapterURI")] = None
-    """Where the adapter lies (method.adapter other than none)."""
+    """Where the adapter lies, if one is published by itself."""
     model_uri: Annotated[str | None, Field(alias="modelURI")] = None
-    """Where the model lies (method.adapter none)."""
+    """Where the model lies (method.adapter none, or output.mergeAdapter)."""
     digest: str | None = None
     """`sha256:…` of the manifest, which holds the SHA-256 of every file."""
     base_model: str | None = None
@@ -116,7 +116,7 @@ class Result(StatusModel):
     revision: str | None = None
     """Commit of the base model, if it came from a hub."""
     rank: int | None = None
-    """Rank of the LoRA adapter."""
+    """Rank of the published LoRA adapter: twice that of the training where lora.initialization is pissa or olora."""
     report_uri: Annotated[str | None, Field(alias="reportURI")] = None
     """Where the full report lies (JSON)."""
     gate: str | None = None

@@ -62,8 +62,24 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     "data.train.0.template": st.sampled_from(["plain", "{{ text }}", "nonsense"]),
     "data.train.0.format": st.sampled_from(["fields", "text", "csv"]),
     "data.train.0.weight": st.sampled_from([0, 0.5, 1001]),
-    "method.adapter": st.sampled_from(["lora", "none", "qlora", "other"]),
-    "method.lora": st.sampled_from([{}, {"rank": 8}, {"rank": 0}, {"targetModules": []}, {"dropout": 1}]),
+    "method.adapter": st.sampled_from(["lora", "none", "qlora", "ia3", "prompt", "prefix", "other"]),
+    "method.lora": st.sampled_from(
+        [
+            *({}, {"rank": 8}, {"rank": 0}, {"targetModules": []}, {"dropout": 1}),
+            *({"initialization": "pissa"}, {"initialization": "pissa", "dora": True}, {"dora": True}),
+        ]
+    ),
+    "method.ia3": st.sampled_from(
+        [
+            *({}, {"feedforwardModules": ["k"]}, {"targetModules": ["k"], "feedforwardModules": []}),
+            *({"targetModules": ["k"], "feedforwardModules": [name]} for name in "kv"),
+        ]
+    ),
+    "method.prompt": st.sampled_from([{}, {"virtualTokens": 0}, {"text": "Answer."}]),
+    "method.prefix": st.sampled_from([{}, {"virtualTokens": 2000}]),
+    "method.freeze": st.sampled_from([{}, {"layers": 0}, {"embeddings": True, "modules": ["k"]}]),
+    "output.mergeAdapter": st.booleans(),
+    "training.activationCheckpointing": st.sampled_from(["auto", "always"]),
     "training.epochs": st.sampled_from([0, 0.5, 3, 1001]),
     "training.maxSteps": st.integers(0, 2),
     "training.batchSize": st.integers(0, 3),
@@ -87,6 +103,22 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
 
 
 CHANGE = st.sampled_from(sorted(VALUES)).flatmap(lambda path: st.tuples(st.just(path), VALUES[path]))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "path", "value"),
+    [
+        ("prompt", "output.mergeAdapter", True),
+        ("none", "output.mergeAdapter", True),
+        ("prefix", "training.activationCheckpointing", "always"),
+        ("prompt", "task", "text-classification"),
+        ("prompt", "method.objective", "dpo"),
+    ],
+)
+def test_both_refuse_what_an_adapter_cannot_do(adapter: str, path: str, value: object) -> None:
+    spec = merged(merged(TEN_LINES, "method.adapter", adapter), path, value)
+    assert refused_by_the_crd(spec)
+    assert refused_by_the_models(spec)
 
 
 @settings(max_examples=500, deadline=None)

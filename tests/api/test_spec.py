@@ -88,7 +88,16 @@ BROKEN = [
     ("data.validationFraction", None, "either data.validation (files) or data.validationFraction"),
     ("training", {"epochs": 1, "maxSteps": 5}, "training.epochs or training.maxSteps, not both"),
     ("training", {"batchSize": 4, "microBatchSize": 8}, "microBatchSize must not exceed"),
-    ("method", {"adapter": "none", "lora": {}}, "method.lora is for method.adapter lora only"),
+    ("method", {"adapter": "none", "lora": {}}, "method.lora is for method.adapter lora and qlora only"),
+    ("method", {"adapter": "dora"}, "spec.method.adapter"),
+    ("method", {"adapter": "qlora", "lora": {"initialization": "pissa"}}, "which those in 4 bits cannot be"),
+    ("method", {"lora": {"initialization": "olora", "dora": True}}, "lora.dora goes with lora.initialization default"),
+    ("method", {"ia3": {}}, "method.ia3 is for method.adapter ia3 only"),
+    ("method", {"adapter": "prefix", "prompt": {}}, "method.prompt is for method.adapter prompt only"),
+    ("method", {"adapter": "prompt", "prefix": {}}, "method.prefix is for method.adapter prefix only"),
+    ("method", {"freeze": {"embeddings": True}}, "method.freeze is for method.adapter none only"),
+    ("method", {"adapter": "ia3", "ia3": {"feedforwardModules": ["fc2"]}}, "must be among ia3.targetModules"),
+    ("method", {"adapter": "prompt", "prompt": {"virtualTokens": 0}}, "spec.method.prompt.virtualTokens"),
     ("model", {"uri": "s3://b/m/", "revision": "main"}, "revision is for hf:// models only"),
     ("model", {"uri": "job://base", "credentials": "token"}, "credentials are for hf:// models only"),
     ("model.uri", "pvc://claim/model", "pvc:// models are not supported yet"),
@@ -110,11 +119,9 @@ NOT_YET = [
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),
     ("data.prepare", {"deduplicate": True}),
     ("method.objective", "kto"),
-    ("method.adapter", "qlora"),
     ("training.precision", "fp16"),
     ("evaluation.sliceBy", "language"),
     ("evaluation.gates", [{"metric": "eval_loss", "max": 2}]),
-    ("output.mergeAdapter", True),
     ("resources.gpuType", "a100"),
     ("scheduling.queue", "team-a"),
     ("runPolicy.onOutOfMemory", "HalveMicroBatch"),
@@ -148,7 +155,6 @@ def test_what_nothing_acts_on_yet_is_refused_and_never_ignored(path: str, value:
 @pytest.mark.parametrize(
     ("path", "value", "instead"),
     [
-        ("method.adapter", "qlora", "adapter may be lora or none"),
         ("training.precision", "fp16", "precision may be auto or fp32 or bf16"),
         ("suspend", True, "suspend may be false"),
         ("profile", "a100", "leave it out"),
@@ -171,7 +177,7 @@ def all_models(model: type[Model]) -> set[type[Model]]:
     return found
 
 
-ONE_VALUE = {"on_out_of_memory", "merge_adapter", "nodes", "suspend", "cancel"}
+ONE_VALUE = {"on_out_of_memory", "nodes", "suspend", "cancel"}
 """Fields of which one value alone is accepted for now: there is nothing to read."""
 
 

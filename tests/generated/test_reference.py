@@ -56,7 +56,7 @@ def test_what_is_refused_for_now_is_said_of_the_field_of_its_values_and_of_all_b
         if any(isinstance(marker, NotYet) for marker in info.metadata)
     }
     assert marked < refused
-    assert SPEC["method.adapter"].support == "not supported yet: `qlora`, `dora`, `ia3`, `prompt`, `prefix`"
+    assert SPEC["training.precision"].support == "not supported yet: `fp16`"
     assert SPEC["suspend"].support == "not supported yet: `true`"
     assert SPEC["data.prepare.minTokens"].support == "not supported yet"
     page = reference.finetunejob()

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import tempfile
 from array import array
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,9 +18,12 @@ from finetune_api.run import ExitCode, RunConfig
 from finetune_trainer.errors import Stopped, TrainerError, one_line
 from finetune_trainer.evaluation import generation, textmetrics
 from finetune_trainer.evaluation.evaluate import Measured, evaluate, measure
-from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.adapter import put_on, save_adapter
+from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.attention import one_by_one
+from finetune_trainer.models.freezing import freeze
 from finetune_trainer.models.linear import speed_up
+from finetune_trainer.models.merging import folded_layers, merged
 from finetune_trainer.models.model import (
     choose_precision,
     count_weights,
@@ -30,6 +34,7 @@ from finetune_trainer.models.model import (
 )
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.parts import without_adapter
+from finetune_trainer.models.quantized import unfolded_config
 from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.given import chat_template
 from finetune_trainer.preparation.sets import Part, Sets
@@ -52,6 +57,7 @@ from finetune_trainer.training.batches import Cut, plan_batches
 from finetune_trainer.training.fitting import find_fit
 from finetune_trainer.training.history import History
 from finetune_trainer.training.judging import Judge, Standing, Values
+from finetune_trainer.training.layout import PADDED
 from finetune_trainer.training.loop import Loop
 from finetune_trainer.training.memory import Fit, answer_tokens, device_memory, training_bytes
 from finetune_trainer.training.noise import add_noise
@@ -162,8 +168,8 @@ class Tuning:
     def _strategy(self) -> Strategy:
         if self._ranks.alone:
             return "ddp"
-        frozen, trained = count_weights(self.files, self.recipe.head, self.adapter)
-        width, settings = 2 if self.precision == "bf16" else 4, self._config.training
+        frozen, trained = count_weights(self.files, self.recipe.head, self.adapter, self._config.method.freeze)
+        width, settings = 2 if self.precision == "bf16" and self.adapter else 4, self._config.training
         memory = device_memory(self._ranks.local_count)
         strategy = choose_strategy(width * frozen, trained, training_bytes(settings), memory, self._ranks.count)
         if strategy == "fsdp2" and not works_on_shares(settings):
@@ -178,15 +184,23 @@ class Tuning:
         """The model on its device, or the shares of all ranks on theirs."""
         with loading_once(self._ranks) if self._sharded else nullcontext() as device_map:
             base = self._load(device_map)
-        if not self._sharded:
+        packs = self.adapter is None or not self.adapter.virtual_tokens
+        self._layout = PADDED
+        if packs and not self._sharded:
             self._layout = self.recipe.objective(base.to(self._accelerator.device)).choose_layout()
-        model = put_on(base, self.adapter, self.recipe.head, self.files) if self.adapter else base
-        speed_up(model)
+        model = base
+        if self.adapter:
+            model = put_on(base, self.adapter, self.recipe.head, self.files)
+        elif self._config.method.freeze:
+            freeze(base, self._config.method.freeze)
+        if self._autocast == "no":  # where weights are cast, that is autocast's to do
+            speed_up(model)
         objective = self.recipe.objective(model)
         objective.smoothing = self._config.training.label_smoothing or 0.0
         if self._sharded:
             shard(objective, self._accelerator, self._autocast)
-            self._layout = objective.lend(lambda _: objective.choose_layout())
+            if packs:
+                self._layout = objective.lend(lambda _: objective.choose_layout())
         objective.use(self._layout)
         if alpha := self._config.training.neftune_alpha:
             add_noise(objective, alpha)
@@ -243,7 +257,9 @@ class Tuning:
             objective=prepared,
             examples=self.train_set,
             plan=self.plan,
-            cut=Cut(self._layout.packed, state.fit.tokens, self._config.training.micro_batch_size),
+            cut=Cut(
+                self._layout.packed, state.fit.tokens, self._config.training.micro_batch_size, self._virtual_tokens
+            ),
             settings=self._config.training,
             rate=self.learning_rate,
             accelerator=self._accelerator,
@@ -295,9 +311,14 @@ class Tuning:
         give_back_freed_memory()
 
     @property
+    def _virtual_tokens(self) -> int:
+        return self.adapter.virtual_tokens if self.adapter else 0
+
+    @property
     def learning_rate(self) -> float:
         """The highest learning rate: the user's, or the default of the method."""
-        return self._config.training.learning_rate or self.recipe.rates["adapter" if self.adapter else "none"]
+        usual = self.adapter.rate * self.recipe.rates["adapter"] if self.adapter else self.recipe.rates["none"]
+        return self._config.training.learning_rate or usual
 
     @property
     def standing(self) -> Standing:
@@ -310,10 +331,11 @@ class Tuning:
         return self._loop.state.resumed_at
 
     def _load(self, device_map: dict[str, str] | None) -> Any:
-        model = load_model(self.files, self.recipe.head, self.adapter is not None, self.precision, device_map)
+        adapter, quantized = self.adapter is not None, bool(self.adapter and self.adapter.quantized)
+        model = load_model(self.files, self.recipe.head, adapter, self.precision, device_map, quantized)
         require_matching_vocabulary(model, self._tokenizer, self.files.name)
         longest = max(encoded.longest_row for encoded in self._sets.values())
-        require_length(model, longest, self.files.name)
+        require_length(model, longest, self.files.name, self._virtual_tokens)
         return model
 
     def measure_base(self) -> Measurement | None:
@@ -324,7 +346,10 @@ class Tuning:
         """
         if not self._config.evaluation.baseline:
             return None
+        if self._virtual_tokens:  # any other adapter begins as nothing
+            self._objective.model = without_adapter(self._model)
         measurement = self._measure()
+        self._objective.model = self._model
         self._judge.require(measurement.measured.metrics)
         if not measurement.measured.finite:
             raise TrainerError(
@@ -418,15 +443,21 @@ class Tuning:
         """Writes the adapter in PEFT's format, or the whole model, and the tokenizer. On the first rank; the others
         give their share, and need no directory."""
         rounded = torch.bfloat16 if self._autocast == "bf16" else None
-        weights = {"state_dict": gather(self._model, rounded, self._ranks)} if self._sharded else {}
+        weights = gather(self._model, rounded, self._ranks, self.adapter is None) if self._sharded else None
         if directory is None:
             return
-        if self.adapter:
-            self._model.save_pretrained(directory, save_embedding_layers=False, **weights)  # else it asks the hub
+        if self.adapter and self._config.merge_adapter:
+            with tempfile.TemporaryDirectory(dir=directory.parent) as aside:
+                save_adapter(self._model, self.adapter, Path(aside), weights)
+                model = merged(self.files, self.recipe.head, Path(aside), folded_layers(self._model))
+            model.save_pretrained(directory)
+        elif self.adapter:
+            save_adapter(self._model, self.adapter, directory, weights)
         else:
-            self._model.save_pretrained(directory, **weights)
-        if self.adapter and self.recipe.head.whole:  # what the base's own does not say: labels, padding
-            without_adapter(self._model).config.save_pretrained(directory)
+            self._model.save_pretrained(directory, state_dict=weights)
+        if self.adapter and self.recipe.head.whole and not self._config.merge_adapter:
+            config = unfolded_config(without_adapter(self._model).config)
+            config.save_pretrained(directory)  # labels, padding: not in the base's own
         if self._sharded and rounded:  # it was written with the type of the shares
             self._model.config.dtype = rounded
             self._model.config.save_pretrained(directory)

@@ -14,7 +14,8 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import Lora, Method
 from finetune_trainer.errors import TrainerError, is_panic
 from finetune_trainer.models import model as module
-from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.adapter import put_on
+from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.models.model import choose_precision, load_model, load_tokenizer
 from finetune_trainer.models.modelfiles import ModelFiles

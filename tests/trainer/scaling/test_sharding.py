@@ -9,7 +9,8 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from finetune_api.spec import Lora, Method
-from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.adapter import put_on
+from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.models.model import count_weights
 from finetune_trainer.models.modelfiles import ModelFiles

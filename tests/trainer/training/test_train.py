@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from finetune_api.run import ExitCode
 from finetune_api.spec import EarlyStopping, Lora, Method, Plateau, RestoreBest, Training
 from finetune_trainer.errors import Stopped, TrainerError
-from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.adapter import put_on
+from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.models.linear import speed_up
 from finetune_trainer.models.model import load_model

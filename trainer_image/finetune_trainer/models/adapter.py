@@ -2,73 +2,62 @@
 
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from finetune_api.run import ExitCode
-from finetune_api.spec import Lora, Method
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.models.head import Head
 from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.targets import linear_modules
 
 _NOT_NEEDED = ("bitsandbytes",)
-"""PEFT imports these wherever they are installed, at the cost of a second, and no task here uses them."""
+"""PEFT imports these wherever they are installed, at the cost of a second, and only a base in 4 bits needs them."""
+NAME = "default"
+"""Of the adapter, in PEFT."""
 
 
-class Adapter(Protocol):
+class Adapter:
     """What is trained beside a frozen model."""
 
-    rank: int | None
-    """Of its matrices, where it has a rank."""
+    what: str
+    """It, in a sentence: "A LoRA adapter"."""
+    kind: ClassVar[str]
+    """Its tag on a model card."""
+    mend: ClassVar[str]
+    """Fields of the spec to correct where it cannot be put on a model."""
+    rate: ClassVar[float] = 1.0
+    """Highest learning rate where the user gives none, in a recipe's rate for adapters."""
+    virtual_tokens: int = 0
+    """Before each record, which take positions and memory. With any, records cannot be packed."""
+    quantized: bool = False
+    """Whether the base beside it is held in 4 bits."""
+    rank: int | None = None
+    """Of its matrices as they are published, where it has a rank."""
 
     def settings(self) -> dict[str, object]:
         """Its settings by the names of ``spec.method``, for the report."""
+        raise NotImplementedError
 
-    def config(self, model: PreTrainedModel, head: Head) -> Any:
+    def config(self, model: PreTrainedModel, head: Head, files: ModelFiles) -> Any:
         """PEFT's configuration of it, for ``model``.
 
         Raises:
             TrainerError: CONFIGURATION_INVALID, where it does not fit the model.
         """
+        raise NotImplementedError
 
+    def finish(self, adapted: Any) -> None:
+        """What else there is to do once it is on a model."""
 
-class LoraAdapter:
-    """``adapter: lora``."""
-
-    def __init__(self, method: Method) -> None:
-        self._lora = method.lora or Lora()
-        self.rank: int | None = self._lora.rank
-
-    def settings(self) -> dict[str, object]:
-        return {f"lora.{name}": value for name, value in self._lora.to_dict().items()}
-
-    def config(self, model: PreTrainedModel, head: Head) -> Any:
-        from peft import LoraConfig
-
-        targets = self._lora.target_modules
-        if targets:
-            _require_targets(model, targets)
-        return LoraConfig(
-            task_type=head.peft_task,
-            r=self._lora.rank,
-            lora_alpha=self._lora.alpha,
-            lora_dropout=self._lora.dropout,
-            target_modules=list(targets) if targets else "all-linear",
-        )
-
-
-ADAPTERS: dict[str, Callable[[Method], Adapter]] = {"lora": LoraAdapter}
-"""By ``spec.method.adapter``; ``none`` is none."""
-
-
-def adapter_of(method: Method) -> Adapter | None:
-    """The adapter that a method asks for; None in full tuning."""
-    return ADAPTERS[method.adapter](method) if method.adapter != "none" else None
+    def published(self, config: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Its weights as they are published, of the ``state`` of the whole model; may change ``config`` for that."""
+        return state
 
 
 def put_on(model: PreTrainedModel, adapter: Adapter, head: Head, files: ModelFiles) -> PreTrainedModel:
@@ -77,21 +66,23 @@ def put_on(model: PreTrainedModel, adapter: Adapter, head: Head, files: ModelFil
     Raises:
         TrainerError: CONFIGURATION_INVALID, where a target module matches nothing or cannot be adapted.
     """
-    sys.modules.update({name: None for name in _NOT_NEEDED if name not in sys.modules})  # type: ignore[misc]
+    if not adapter.quantized:
+        sys.modules.update({name: None for name in _NOT_NEEDED if name not in sys.modules})  # type: ignore[misc]
     from peft import get_peft_model
 
-    config = adapter.config(model, head)
+    config = adapter.config(model, head, files)
     if head.whole:
         config.modules_to_save = head.modules(model)
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # between these libraries, not for users
-            adapted: Any = get_peft_model(model, config)
+            adapted: Any = get_peft_model(model, config, adapter_name=NAME)
     except ValueError as error:
         raise TrainerError(
             ExitCode.CONFIGURATION_INVALID,
             f"The adapter cannot be put on {files.name}: {one_line(error, 300)}. Adaptable modules: "
-            f"{', '.join(linear_modules(model))}. Correct spec.method.lora.targetModules.",
+            f"{', '.join(linear_modules(model))}. {adapter.mend}",
         ) from error
+    adapter.finish(adapted)
     if head.whole:
         config.modules_to_save = sorted(set(config.modules_to_save))  # PEFT has added names of its own
         _hold_in_fp32(adapted)
@@ -114,18 +105,13 @@ def _as_fp32(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(one.float() if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in given)
 
 
-def _require_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
-    if unknown:
-        raise TrainerError(
-            ExitCode.CONFIGURATION_INVALID,
-            f"spec.method.lora.targetModules names {', '.join(unknown)}, which the model does not have. It has: "
-            f"{', '.join(linear_modules(model))}.",
-        )
+def save_adapter(adapted: Any, adapter: Adapter, directory: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Writes an adapter in PEFT's format, for the untouched base.
 
-
-def linear_modules(model: nn.Module) -> list[str]:
-    """The last names of the linear layers, such as ``q_proj``."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    return sorted({name.rpartition(".")[2] for name in linear})
+    Args:
+        state: the weights, where they are not those of ``adapted``.
+    """
+    weights = adapter.published(adapted.peft_config[NAME], adapted.state_dict() if state is None else state)
+    adapted.save_pretrained(
+        directory, save_embedding_layers=False, state_dict=weights, selected_adapters=[NAME]
+    )  # else it asks the hub about embeddings

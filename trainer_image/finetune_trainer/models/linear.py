@@ -2,7 +2,7 @@
 
 PEFT computes ``base(x) + lora_B(lora_A(x)) * scaling`` in steps, each of which makes a tensor of the layer's whole
 output. Here it is one function with a gradient of its own: the update is added in place, and nothing but the input and
-its product with A is kept for the backward pass.
+its product with A is kept for the backward pass. A weight in 4 bits is unfolded for each pass, and dropped again.
 """
 
 import functools
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from finetune_trainer.models.quantized import computed_in, is_folded, unfolded
 
 _PROCESSORS = Path("/proc/cpuinfo")
 
@@ -40,37 +42,38 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """``x @ W.T + b`` where W and b are never trained."""
+    """``x @ W.T + b`` where W and b are never trained. W may be in 4 bits, with a state that tells what they mean."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, state: Any, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        out = product(x, weight)
+        ctx.state = state
+        out = product(x, unfolded(weight, state, x.dtype))
         return out if bias is None else out.add_(bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
-        return product(gradient, weight.t()), None, None
+        return product(gradient, unfolded(weight, ctx.state, gradient.dtype).t()), None, None, None
 
 
 class _LoraLinear(torch.autograd.Function):
-    """``x @ W.T + b + scaling * (x @ A.T) @ B.T`` where A [r, I] and B [O, r] are trained.
+    """``x @ W.T + b + scaling * (x @ A.T) @ B.T`` where A [r, I] and B [O, r] are trained; W and b as above.
 
     With g the gradient of the output: dx = g W + s (g B) A, dA = s (g B)ᵀ x, dB = s gᵀ (x Aᵀ).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+        ctx: Any, x: Tensor, weight: Tensor, state: Any, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
     ) -> Tensor:
         down = product(x, a)  # [T, r]
-        out = product(x, weight)
+        out = product(x, unfolded(weight, state, x.dtype))
         out.addmm_(down, b.t(), alpha=scaling)
         if bias is not None:
             out.add_(bias)
         ctx.save_for_backward(x, down, weight, a, b)
-        ctx.scaling = scaling
+        ctx.state, ctx.scaling = state, scaling
         return out
 
     @staticmethod
@@ -79,28 +82,34 @@ class _LoraLinear(torch.autograd.Function):
         up = product(gradient, b.t()).mul_(ctx.scaling)  # [T, r]
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = product(gradient, weight.t())
+            grad_x = product(gradient, unfolded(weight, ctx.state, gradient.dtype).t())
             grad_x.addmm_(up, a)
         grad_b = (gradient.t() @ down).mul_(ctx.scaling)
-        return grad_x, None, None, up.t() @ x, grad_b, None
+        return grad_x, None, None, None, up.t() @ x, grad_b, None
 
 
 def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def _frozen_forward(self: nn.Linear, x: Tensor) -> Tensor:
-    dtype = self.weight.dtype
-    out: Tensor = _FrozenLinear.apply(_flat(x).to(dtype), self.weight, self.bias)  # type: ignore[no-untyped-call]
+def _frozen_forward(self: Any, x: Tensor) -> Tensor:
+    dtype, state = computed_in(self)
+    out: Tensor = _FrozenLinear.apply(_flat(x).to(dtype), self.weight, state, self.bias)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], -1)
 
 
 def _lora_forward(self: Any, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-    base, name = self.base_layer, self.active_adapters[0]
-    dtype = base.weight.dtype
-    a, b = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
+    base = self.base_layer
+    if self.disable_adapters:
+        return base(x)  # type: ignore[no-any-return]
+    dtype, state = computed_in(base)
+    name, *others = self.active_adapters
+    a, b, scaling = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+    if others:  # side by side they are one of a higher rank
+        a = torch.cat([a, *(self.lora_A[other].weight for other in others)])
+        b = torch.cat([b, *(self.lora_B[other].weight * (self.scaling[other] / scaling) for other in others)], dim=1)
     out: Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
-        _flat(x).to(dtype), base.weight, base.bias, a, b, self.scaling[name]
+        _flat(x).to(dtype), base.weight, state, base.bias, a.to(dtype), b.to(dtype), scaling
     )
     return out.view(*x.shape[:-1], -1)
 
@@ -108,31 +117,29 @@ def _lora_forward(self: Any, x: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
 def speed_up(model: nn.Module) -> None:
     """Gives the frozen linear layers of ``model``, with plain LoRA beside them or without, the forward pass of this
     module. Layers of any other kind, and LoRA with dropout, keep the one they have. What is saved does not change."""
-    from peft.tuners.lora import Linear as LoraLayer
+    from peft.tuners.lora import LoraLayer
 
     inside = set()
     for module in list(model.modules()):
-        if type(module) is LoraLayer and _plain(module):
-            module.forward = MethodType(_lora_forward, module)  # type: ignore[method-assign]
+        if isinstance(module, LoraLayer) and _plain(module):
+            module.forward = MethodType(_lora_forward, module)
             inside.add(module.base_layer)
     for module in model.modules():
-        if type(module) is nn.Linear and module not in inside and not _trained(module) and onednn_is_faster():
-            module.forward = MethodType(_frozen_forward, module)  # type: ignore[method-assign]
+        if module not in inside and _frozen(module) and (is_folded(module) or onednn_is_faster()):
+            module.forward = MethodType(_frozen_forward, module)
 
 
 def _plain(layer: Any) -> bool:
-    """One adapter, on a frozen linear layer, with nothing between input and A."""
+    """Adapters on a frozen linear layer, with nothing between input and A."""
     active = layer.active_adapters
     return (
-        len(active) == 1
-        and type(layer.base_layer) is nn.Linear
-        and not _trained(layer.base_layer)
+        _frozen(layer.base_layer)
         and not layer.lora_variant
-        and isinstance(layer.lora_dropout[active[0]], nn.Identity)
-        and layer.lora_A[active[0]].bias is None
-        and layer.lora_B[active[0]].bias is None
+        and all(isinstance(layer.lora_dropout[name], nn.Identity) for name in active)
+        and all(part[name].bias is None for part in (layer.lora_A, layer.lora_B) for name in active)
     )
 
 
-def _trained(layer: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
+def _frozen(layer: nn.Module) -> bool:
+    linear = type(layer) is nn.Linear or is_folded(layer)
+    return linear and not any(parameter.requires_grad for parameter in layer.parameters(recurse=False))

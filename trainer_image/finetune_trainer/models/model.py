@@ -13,10 +13,13 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.run import ExitCode
+from finetune_api.spec import Freeze
 from finetune_trainer.errors import TrainerError, is_out_of_memory, is_panic, one_line
 from finetune_trainer.models.adapter import Adapter, put_on
+from finetune_trainer.models.freezing import freeze
 from finetune_trainer.models.head import Head
 from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.quantized import keep_bits, quantization
 from finetune_trainer.models.tokenizercheck import require_modest
 from finetune_trainer.models.weightfiles import read_tensors
 
@@ -71,7 +74,12 @@ def read_config(files: ModelFiles) -> Any:
 
 
 def load_model(
-    files: ModelFiles, head: Head, frozen: bool, precision: Precision, device_map: dict[str, str] | None = None
+    files: ModelFiles,
+    head: Head,
+    frozen: bool,
+    precision: Precision,
+    device_map: dict[str, str] | None = None,
+    quantized: bool = False,
 ) -> PreTrainedModel:
     """The model with its weights, on the CPU.
 
@@ -81,21 +89,36 @@ def load_model(
     Args:
         frozen: whether it is not trained itself, because it gets an adapter.
         device_map: transformers', for another place than the CPU.
+        quantized: whether its linear layers are held in 4 bits.
 
     Raises:
         TrainerError: MODEL_INVALID, also where weights are missing that would otherwise be made up at random.
     """
     dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
+    if not quantized:
+        return _load(files, head, dtype, device_map=device_map)
+    whole = head.modules(_laid_out(files, head)) if head.whole else None
+    model = _load(files, head, dtype, device_map=device_map, quantization_config=quantization(dtype, whole))
+    keep_bits(model)
+    return model
+
+
+def load_as_stored(files: ModelFiles, head: Head) -> PreTrainedModel:
+    """The model with its weights, on the CPU, in the number format of its files; raises as :func:`load_model` does."""
+    return _load(files, head, "auto")
+
+
+def _load(files: ModelFiles, head: Head, dtype: Any, **arguments: Any) -> PreTrainedModel:
     replaced = replaces_head(files, head)
     try:
         with _laid_out_like(files):
             loaded: Any = head.auto_class.from_pretrained(
                 files.directory,
                 dtype=dtype,
-                device_map=device_map,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=replaced,
+                **arguments,
                 **head.settings,
                 **_local(),
             )
@@ -135,7 +158,9 @@ def _renew(model: PreTrainedModel, head: Head) -> None:
                 model._init_weights(part)  # type: ignore[no-untyped-call]
 
 
-def count_weights(files: ModelFiles, head: Head, adapter: Adapter | None) -> tuple[int, int]:
+def count_weights(
+    files: ModelFiles, head: Head, adapter: Adapter | None, parts: Freeze | None = None
+) -> tuple[int, int]:
     """Parameters that are not trained, and that are, from config.json: before there is memory for them.
 
     Raises:
@@ -145,7 +170,11 @@ def count_weights(files: ModelFiles, head: Head, adapter: Adapter | None) -> tup
         model = _laid_out(files, head)
     except Exception as error:
         _refuse(f"The model {files.name} cannot be loaded as {head.what}: {_told(error, files)}", error)
-    parameters = list((put_on(model, adapter, head, files) if adapter else model).parameters())
+    if adapter:
+        model = put_on(model, adapter, head, files)
+    elif parts:
+        freeze(model, parts)
+    parameters = list(model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return sum(parameter.numel() for parameter in parameters) - trained, trained
 
@@ -168,8 +197,8 @@ def require_matching_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTok
         )
 
 
-def require_length(model: PreTrainedModel, longest: int, name: str) -> None:
-    """Refuses sequences of more tokens than the model has positions.
+def require_length(model: PreTrainedModel, longest: int, name: str, virtual: int = 0) -> None:
+    """Refuses sequences of more tokens than the model has positions, ``virtual`` ones before each of them counted.
 
     Raises:
         TrainerError: CONFIGURATION_INVALID.
@@ -178,11 +207,12 @@ def require_length(model: PreTrainedModel, longest: int, name: str) -> None:
     for name, part in model.named_modules():  # RoBERTa counts from behind the padding token
         if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None and positions:
             positions -= part.padding_idx + 1
-    if isinstance(positions, int) and 0 < positions < longest:
+    if isinstance(positions, int) and 0 < positions < longest + virtual:
+        beside = f", of which {virtual} are for virtual tokens" if virtual else ""
         raise TrainerError(
             ExitCode.CONFIGURATION_INVALID,
-            f"The longest record has {longest} tokens after cutting, but {name} has {positions} positions. Set "
-            f"spec.training.maxLength to {positions} or less.",
+            f"The longest record has {longest} tokens after cutting, but {name} has {positions} positions{beside}. Set "
+            f"spec.training.maxLength to {positions - virtual} or less.",
         )
 
 

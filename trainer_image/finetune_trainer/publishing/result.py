@@ -40,15 +40,16 @@ class Outcome:
     def run_result(self, location: str) -> RunResult:
         """The termination message, if the files lie at ``location``."""
         adapter, model = self.tuning.adapter, self.config.model
+        alone = adapter is not None and not self.config.merge_adapter
         return RunResult(
             outcome="Succeeded",
             metrics=self.metrics[:METRICS_LIMIT],
             result=Result(
-                adapter_uri=location if adapter else None,
-                model_uri=None if adapter else location,
+                adapter_uri=location if alone else None,
+                model_uri=None if alone else location,
                 base_model=model.origin or model.uri,
                 revision=self.tuning.files.revision,
-                rank=adapter.rank if adapter else None,
+                rank=adapter.rank if adapter and alone else None,
                 report_uri=f"{location}{REPORT_NAME}",
             ),
             usage=Usage(gpu_seconds=self.gpu_seconds, trained_tokens=self.trained.tokens),
@@ -61,6 +62,7 @@ class Outcome:
             self.config,
             self.tuning.files,
             self.tuning.recipe.head,
+            self.tuning.adapter,
             self.data.files,
             self._hyperparameters(),
             self.metrics,
@@ -79,6 +81,9 @@ class Outcome:
         }
         if adapter := self.tuning.adapter:
             settings |= adapter.settings()
+            settings["mergeAdapter"] = self.config.merge_adapter
+        elif parts := self.config.method.freeze:
+            settings |= {f"freeze.{name}": value for name, value in parts.to_dict().items()}
         chosen = {
             "learningRate": self.tuning.learning_rate,
             "precision": self.tuning.precision,

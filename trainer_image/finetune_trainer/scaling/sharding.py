@@ -163,16 +163,17 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gather(model: nn.Module, dtype: torch.dtype | None, ranks: Ranks) -> dict[str, Tensor]:
-    """What is to be saved of a sharded model, on the CPU of the first rank: what is trained, tied weights once.
+def gather(model: nn.Module, dtype: torch.dtype | None, ranks: Ranks, everything: bool) -> dict[str, Tensor]:
+    """What is to be saved of a sharded model, on the CPU of the first rank: tied weights once.
 
     Args:
         model: of the same kind on all ranks, which all call it.
         dtype: that numbers are rounded to; None: as they are.
+        everything: also what is not trained and not the adapter's.
     """
     forget_gathered(model)
-    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if len(wanted) == len(list(model.parameters())):
+    wanted = {name for name, parameter in model.named_parameters() if everything or parameter.requires_grad}
+    if everything:
         wanted |= {name for name, _ in model.named_buffers()}
     gathered = {}
     for name, tensor in model.state_dict().items():

@@ -157,6 +157,8 @@ class Cut:
     """Of a forward pass, padding counted; a longer record has one to itself."""
     records: int | None = None
     """Of a forward pass; counts instead of ``tokens`` where the user asked for it."""
+    virtual: int = 0
+    """Tokens before each record that are in no data."""
 
     def micro_batches(
         self, step: Sequence[int], lengths: Sequence[int], targets: Sequence[int] | None = None
@@ -200,7 +202,7 @@ class Cut:
                 index = step[start]
                 target = 0 if targets is None else int(targets[index])
                 first, second = max(first, int(lengths[index]) - target), max(second, target)
-                taken = (end - start) * (first + second)
+                taken = (end - start) * (first + second + self.virtual)
                 if taken > self.tokens and start < end - 1:
                     break
                 cost = least[start] + taken + self.tokens / _PASS
