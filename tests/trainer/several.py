@@ -17,6 +17,7 @@ from finetune_trainer import tuning
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import DataFile, Dataset, SourceFile
+from finetune_trainer.preparation.labelled import LabelledText
 from finetune_trainer.preparation.preferences import Pair
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.progress import Progress
@@ -32,10 +33,12 @@ RECORDS = [Record(f"line {n}", prompt="say " * (n % 7 + 1), completion=" one" * 
 PAIRS = [
     Pair(record.source, record, replace(record, completion=" two" * (3 + n % 6))) for n, record in enumerate(RECORDS)
 ]
+TEXTS = [LabelledText(f"line {n}", text="anna " * (n % 7 + 1) + f"{n % 3}", labels=(str(n % 3),)) for n in range(21)]
 TRAINED = 16
 """Of the records. With five a step the last step of an epoch has one: fewer than there are ranks."""
 FULL = {"adapter": "none"}
 PREFERENCES = {"objective": "dpo"}
+CLASSIFIED: dict[str, Any] = {"model": "BERT", "task": "text-classification", "packed": False}
 
 
 class Records(list[Any]):
@@ -62,6 +65,7 @@ class Scenario:
     packed: bool = True
     model: str = "Llama"
     rewinds: bool = False
+    task: str = "text-generation"
 
 
 SCENARIOS = {
@@ -79,6 +83,9 @@ SCENARIOS = {
     "preferences, LoRA, whole, packed, two pairs at a time": Scenario("ddp", PREFERENCES, {"microBatchSize": 2}),
     "preferences, all weights, sharded, padded": Scenario("fsdp2", PREFERENCES | FULL, packed=False),
     "LoRA, sharded, an architecture that cannot be packed": Scenario("fsdp2", model="soft caps"),
+    "labels, LoRA, whole, record by record": Scenario("ddp", training={"microBatchSize": 1}, **CLASSIFIED),
+    "labels, LoRA, sharded": Scenario("fsdp2", **CLASSIFIED),
+    "labels, all weights, sharded": Scenario("fsdp2", FULL, **CLASSIFIED),
 }
 MEASURED = {
     "training": {"emaDecay": 0.5, "l1": 1e-4, "optimizer": "sgd", "labelSmoothing": 0.1, "restoreBest": {}},
@@ -141,7 +148,7 @@ class Several:
             {
                 "job": {"namespace": "team-a", "name": "tune", "uid": "1"},
                 "attempt": 0,
-                "task": "text-generation",
+                "task": scenario.task,
                 "model": {"uri": "s3://team-a/model/"},
                 "storage": {},
                 "data": {"train": [{"uri": "s3://team-a/train.jsonl"}], "validationFraction": 0.2},
@@ -157,8 +164,11 @@ class Several:
                 patches.enter_context(patch.object(tuning, "choose_strategy", lambda *_: scenario.strategy))
             if not scenario.packed:
                 patches.enter_context(patch.object(likelihood, "try_layout", lambda *_: Layout(False, True)))
-            records = PAIRS if config.method.objective == "dpo" else RECORDS
-            data: Any = Dataset(Records(records[:TRAINED]), Records(records[TRAINED:]), ())  # type: ignore[arg-type]
+            records: list[Any] = PAIRS if config.method.objective == "dpo" else RECORDS
+            described: dict[str, Any] = {}
+            if scenario.task == "text-classification":
+                records, described = TEXTS, {"labels": ("0", "1", "2"), "formats": {"text-label"}}
+            data: Any = Dataset(Records(records[:TRAINED]), Records(records[TRAINED:]), (), **described)  # type: ignore[arg-type]
             files = ModelFiles(self.models / scenario.model, "the-base")
             return tuning.Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
 
