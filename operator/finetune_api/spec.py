@@ -462,6 +462,9 @@ class Training(Model):
     l1: Annotated[float, Field(ge=0, le=1)] | None = None
     """Weight of an L1 penalty: this times the sum of the absolute values of all trained weights is added to the loss.
     The training loss reported is without it; the full report has it as `penalty`. Absent: none."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout probability of the model itself while training, wherever its architecture has dropout. Absent: what its
+    config.json says. An adapter's own is method.lora.dropout."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of a target's probability that is spread over all tokens or classes alike while training; 0.1 is usual.
     Measured is without it, and the training loss reported is with it. For `method.objective: sft`. Absent: none."""

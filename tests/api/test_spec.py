@@ -104,6 +104,7 @@ BROKEN = [
     ("resources.nodes", 2, "more than one node is not supported yet"),
     ("training.labelSmoothing", 1, "spec.training.labelSmoothing"),
     ("training.emaDecay", 1, "spec.training.emaDecay"),
+    ("training.dropout", 1, "spec.training.dropout"),
     ("training", {"decayFraction": 0.1}, "training.decayFraction is for training.schedule wsd only"),
     ("training", {"plateau": {}}, "training.plateau is for training.schedule plateau only"),
     ("training", {"momentum": 0.5}, "training.momentum is for training.optimizer sgd or rmsprop only"),

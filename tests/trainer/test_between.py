@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from finetune_api.run import ExitCode
-from finetune_trainer.progress import Progress
+from finetune_trainer.progress import Progress, StepDone
 from finetune_trainer.report import Reporter
 from tests import tiny
 from tests.trainer.test_resume import STEPS, result, sigterm_asks, whole
@@ -83,6 +83,22 @@ def test_a_training_that_gets_worse_ends_early_and_the_best_is_published(s3, tra
     assert losses[best + 6] > losses[best]
     assert progress.percents == sorted(progress.percents)
     assert progress.percents[-1] == 98  # all but the publication
+
+
+def test_what_was_measured_last_is_reported_and_takes_nothing_from_the_speed(trainer):
+    now = [0.0]
+    progress = Progress(Reporter(None), clock=lambda: now[0])
+    progress.plan(1000)
+    progress.begin_training()
+    now[0] += 2
+    with progress.beside_training():
+        now[0] += 100
+        progress.evaluated(10)
+    progress.measured({"eval_loss": 1.25, "perplexity": 3.5})
+    progress.trained(StepDone(1, 9, 0.1, 2.0, 1e-3, 50))
+    assert progress.status().number("eval_loss") == 1.25
+    assert progress.status().number("perplexity") is None
+    assert progress.status().number("tokens_per_second") == 25
 
 
 def test_all_that_is_measured_on_the_way_is_in_the_plan_of_the_work(trainer):

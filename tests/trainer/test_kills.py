@@ -52,6 +52,19 @@ def test_a_run_that_is_killed_anywhere_ends_in_the_same_bits(runs):
     require_the_same_end(runs, points=30, seed=2)
 
 
+def test_a_run_with_much_to_remember_is_killed_while_it_measures_and_ends_in_the_same_bits(runs):
+    training = TRAINING | {"emaDecay": 0.8, "neftuneAlpha": 5, "optimizer": "sgd", "learningRate": 0.1}
+    training |= {"schedule": "plateau", "earlyStopping": {}, "restoreBest": {"metric": "token_accuracy"}}
+    changes = {"training": training, "evaluation": {"everySteps": 2}, "checkpoint": {"everySteps": 2}}
+    never, config = runs.config("never", **changes), runs.config("killed", **changes)
+    assert runs.live(never).code == 0
+    first = runs.live(config, **{"step 6 … evaluated": "SIGKILL"})
+    assert (first.code, runs.checkpoints(config)) == (KILLED, [2, 4]), first.log
+    second = runs.live(config)
+    assert (second.code, steps(second)) == (0, [5, 6, 7]), second.log
+    assert runs.result(config) == runs.result(never)
+
+
 def test_of_two_pods_that_run_at_once_both_tell_the_same_result(runs):
     never = runs.config("never")
     assert runs.live(never).code == 0

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from finetune_api.conditions import Phase
 from finetune_api.run import ReportedMetric, ReportMetric, TrainerStatus
@@ -50,6 +51,7 @@ class Progress:
         self._tokens_since = 0
         self._speed: float | None = None
         self._step: StepDone | None = None
+        self._newest: dict[str, float] = {}
         self._checkpoint: str | None = None
         self._resumed_at: int | None = None
         self._finished = False
@@ -95,6 +97,11 @@ class Progress:
     def evaluated(self, tokens: int) -> None:
         """A batch was evaluated."""
         self._done += tokens
+        self._publish()
+
+    def measured(self, metrics: Mapping[str, float]) -> None:
+        """Something was measured between two steps: what matters most comes first, and is reported."""
+        self._newest = dict(islice(metrics.items(), 1))
         self._publish()
 
     def trained(self, done: StepDone) -> None:
@@ -159,6 +166,7 @@ class Progress:
                 ReportedMetric.TOTAL_STEPS: str(self._step.total),
                 ReportedMetric.CURRENT_EPOCH: f"{self._step.epoch:.4g}",
             }
+        metrics |= {name: f"{value:.6g}" for name, value in self._newest.items()}
         if self._speed is not None:
             metrics[ReportedMetric.TOKENS_PER_SECOND] = f"{self._speed:.6g}"
         if self._checkpoint:

@@ -21,6 +21,7 @@ from finetune_trainer.evaluation.evaluate import Measured, evaluate, measure
 from finetune_trainer.models.adapter import put_on, save_adapter
 from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.attention import one_by_one
+from finetune_trainer.models.dropout import set_dropout
 from finetune_trainer.models.freezing import freeze
 from finetune_trainer.models.linear import speed_up
 from finetune_trainer.models.merging import folded_layers, merged
@@ -336,6 +337,8 @@ class Tuning:
         require_matching_vocabulary(model, self._tokenizer, self.files.name)
         longest = max(encoded.longest_row for encoded in self._sets.values())
         require_length(model, longest, self.files.name, self._virtual_tokens)
+        if (dropout := self._config.training.dropout) is not None:
+            set_dropout(model, dropout, self.files.name)
         return model
 
     def measure_base(self) -> Measurement | None:
@@ -383,6 +386,7 @@ class Tuning:
             except Stopped:
                 return None
         logger.info("after step %d: %s", self._loop.state.step, measured)
+        self._progress.measured(measured.metrics)
         return measured.metrics
 
     def measure_tuned(self) -> Measurement:
