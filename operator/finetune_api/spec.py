@@ -326,16 +326,29 @@ class Simpo(Model):
     """By how much the reward of the chosen answer shall be larger. Usually half of beta."""
 
 
+class Kto(Model):
+    """Kahneman-Tversky optimisation, in TRL's words."""
+
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """How strongly the model is held to what it was: the higher, the less it moves."""
+    desirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """What a good answer counts. Where good and bad answers are not equally many, choose the weights so that those of
+    all good ones together are 1 to 1.33 times those of all bad ones."""
+    undesirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """What a bad answer counts."""
+
+
 class Method(Model):
     """How to fine-tune."""
 
     objective: Annotated[
         Literal["sft", "dpo", "orpo", "simpo", "kto", "reward"],
-        NotYet(("kto", "reward")),
+        NotYet(("reward",)),
     ] = "sft"
     """What is optimised. `sft`: the loss on the completion (the assistant's turns, or the whole of a `text` record).
     On pairs of answers: `dpo`, that the chosen one becomes likelier than it was, and the rejected one less likely;
-    `orpo` and `simpo`, without looking at what the model was."""
+    `orpo` and `simpo`, without looking at what the model was. On answers with a verdict: `kto`, that good ones become
+    likelier than they were, and bad ones less likely."""
     adapter: Literal["lora", "qlora", "ia3", "prompt", "prefix", "none"] = "lora"
     """What is trained. Beside the frozen model: `lora`, matrices of low rank; `qlora`, the same beside a base in 4 bits
     (NF4, double quantisation), which takes a quarter of the memory for it and more time; `ia3`, vectors that scale
@@ -357,9 +370,11 @@ class Method(Model):
     """Settings of `objective: orpo`."""
     simpo: Simpo | None = None
     """Settings of `objective: simpo`."""
+    kto: Kto | None = None
+    """Settings of `objective: kto`."""
 
     rules = (
-        *(_only_for(objective, "objective", objective) for objective in ("dpo", "orpo", "simpo")),
+        *(_only_for(objective, "objective", objective) for objective in ("dpo", "orpo", "simpo", "kto")),
         Rule(
             "lora",
             "!has(self.lora) || self.adapter in ['lora', 'qlora']",

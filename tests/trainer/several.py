@@ -18,7 +18,7 @@ from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import DataFile, Dataset, SourceFile
 from finetune_trainer.preparation.labelled import LabelledText
-from finetune_trainer.preparation.preferences import Pair
+from finetune_trainer.preparation.preferences import Feedback, Pair
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.progress import Progress
 from finetune_trainer.recipes import likelihood
@@ -33,6 +33,7 @@ RECORDS = [Record(f"line {n}", prompt="say " * (n % 7 + 1), completion=" one" * 
 PAIRS = [
     Pair(record.source, record, replace(record, completion=" two" * (3 + n % 6))) for n, record in enumerate(RECORDS)
 ]
+FEEDBACK = [Feedback(record.source, record, n % 3 > 0) for n, record in enumerate(RECORDS)]
 TEXTS = [LabelledText(f"line {n}", text="anna " * (n % 7 + 1) + f"{n % 3}", labels=(str(n % 3),)) for n in range(21)]
 TRAINED = 16
 """Of the records. With five a step the last step of an epoch has one: fewer than there are ranks."""
@@ -81,6 +82,8 @@ SCENARIOS = {
     "all weights, sharded, head tied": Scenario("fsdp2", FULL, model="tied"),
     "LoRA, sharded, head tied": Scenario("fsdp2", model="tied"),
     "preferences, LoRA, whole, packed, two pairs at a time": Scenario("ddp", PREFERENCES, {"microBatchSize": 2}),
+    "feedback, all weights, whole, packed": Scenario("ddp", {"objective": "kto"} | FULL),
+    "feedback, LoRA, sharded, packed, three at a time": Scenario("fsdp2", {"objective": "kto"}, {"microBatchSize": 3}),
     "preferences, all weights, sharded, padded": Scenario("fsdp2", PREFERENCES | FULL, packed=False),
     "LoRA, sharded, an architecture that cannot be packed": Scenario("fsdp2", model="soft caps"),
     "labels, LoRA, whole, record by record": Scenario("ddp", training={"microBatchSize": 1}, **CLASSIFIED),
@@ -164,7 +167,7 @@ class Several:
                 patches.enter_context(patch.object(tuning, "choose_strategy", lambda *_: scenario.strategy))
             if not scenario.packed:
                 patches.enter_context(patch.object(likelihood, "try_layout", lambda *_: Layout(False, True)))
-            records: list[Any] = PAIRS if config.method.objective == "dpo" else RECORDS
+            records: list[Any] = {"dpo": PAIRS, "kto": FEEDBACK}.get(config.method.objective, RECORDS)
             described: dict[str, Any] = {}
             if scenario.task == "text-classification":
                 records, described = TEXTS, {"labels": ("0", "1", "2"), "formats": {"text-label"}}

@@ -1,7 +1,6 @@
 """Preference tuning: losses against TRL's and closed forms, gradients in any layout, and whole runs that learn."""
 
 import math
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,6 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from finetune_api.spec import Dpo, Method, Orpo, Simpo
 from finetune_trainer.evaluation.evaluate import evaluate
-from finetune_trainer.models.attention import one_by_one
 from finetune_trainer.preparation.encoding import Encoded
 from finetune_trainer.preparation.preferences import preference
 from finetune_trainer.recipes.pairs import PairEncoder
@@ -25,6 +23,7 @@ from finetune_trainer.training.batches import Cut
 from finetune_trainer.training.layout import Layout
 from finetune_trainer.training.passes import refer
 from tests import tiny
+from tests.trainer.recipes.trls import Trl, log_likelihood, moved
 
 CPU = torch.device("cpu")
 PAIRS = tuple(
@@ -53,12 +52,7 @@ def model(model_directory):
 
 @pytest.fixture
 def other(model_directory):
-    """The model, moved a little away from what it was."""
-    moved = AutoModelForCausalLM.from_pretrained(model_directory, dtype=torch.float32).eval()
-    with torch.no_grad():
-        for number, parameter in enumerate(moved.parameters()):
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
-    return moved
+    return moved(model_directory)
 
 
 def prepared(objective, layout=None):
@@ -73,16 +67,6 @@ def known(model, examples, packed=None) -> Encoded:
     layout = prepared(objective, packed)
     examples.know(refer(objective, examples, Cut(layout.packed, 256), CPU, lambda _: None))
     return examples
-
-
-def log_likelihood(model, prompt: str, answer: str) -> float:
-    """By nothing but transformers and the tokenizer."""
-    tokenizer = tiny.tokenizer()
-    given = len(tokenizer(prompt).input_ids)
-    ids = torch.tensor([[*tokenizer(prompt + answer).input_ids, tokenizer.eos_token_id]])
-    with torch.no_grad(), one_by_one(model):
-        logits = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-    return float(logits.gather(1, ids[0, 1:, None])[given - 1 :].sum())
 
 
 def test_a_pair_holds_its_prompt_once():
@@ -113,32 +97,6 @@ def test_references_are_the_log_likelihoods_of_the_answers(model):
     for example, pair in zip(data, PAIRS, strict=False):
         expected = [log_likelihood(model, pair["prompt"], pair[name]) for name in ("chosen", "rejected")]
         assert example.references.tolist() == pytest.approx(expected, rel=1e-4)
-
-
-@dataclass
-class Trl:
-    """TRL's trainer, asked for its loss alone."""
-
-    kind: str
-    config: str
-
-    def loss(self, directory, model, pairs, reference=None, **settings) -> float:
-        trl = pytest.importorskip("trl")
-        datasets = pytest.importorskip("datasets")
-        tokenizer = tiny.tokenizer()
-        tokenizer.pad_token = "<|endoftext|>"
-        arguments = getattr(trl, self.config)(
-            output_dir=str(directory), use_cpu=True, report_to="none", max_length=64, bf16=False, **settings
-        )
-        trainer = getattr(trl, self.kind)(
-            model=model,
-            args=arguments,
-            train_dataset=datasets.Dataset.from_list(list(pairs)),
-            processing_class=tokenizer,
-            **({"ref_model": reference} if reference is not None else {}),
-        )
-        batch = trainer.data_collator([trainer.train_dataset[number] for number in range(len(pairs))])
-        return trainer.compute_loss(trainer.model, batch).item()
 
 
 @pytest.mark.parametrize(

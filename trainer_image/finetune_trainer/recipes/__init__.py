@@ -29,6 +29,7 @@ RECIPES = {
     ("text-generation", "dpo"): Entry("preference.DpoRecipe", ("preference",)),
     ("text-generation", "orpo"): Entry("preference.OrpoRecipe", ("preference",)),
     ("text-generation", "simpo"): Entry("preference.SimpoRecipe", ("preference",)),
+    ("text-generation", "kto"): Entry("kto.KtoRecipe", ("feedback",)),
     ("text-classification", "sft"): Entry(
         "text_classification.TextClassificationRecipe", ("text-label", "text-labels")
     ),

@@ -27,6 +27,7 @@ from finetune_trainer.training.batches import BatchPlan, Cut
 from finetune_trainer.training.copies import Copies
 from finetune_trainer.training.judging import Judge
 from finetune_trainer.training.optimizers import make_optimizer
+from finetune_trainer.training.passes import survey
 from finetune_trainer.training.schedule import Schedule
 from finetune_trainer.training.snapshot import (
     Snapshot,
@@ -86,6 +87,7 @@ class Loop:
         number, chance = self.state.step, random_state(self.accelerator.device)
         indices = self.plan.step(number)
         units = sum(self.examples.units[index] for index in indices) / self.ranks.count  # gradients are averaged
+        survey(self.bare, self.examples, indices, self.cut, self.accelerator.device, self.ranks)
         own = torch.zeros((), device=self.accelerator.device)
         rounds = self.ranks.rounds(indices, self.plan.lengths, self.cut, self.examples.targets)
         for count, parts in enumerate(rounds, 1):

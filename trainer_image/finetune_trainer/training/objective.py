@@ -35,6 +35,8 @@ class Objective(nn.Module):
     references: ClassVar[int] = 0
     """How many numbers it must know of each example from the model before its first step. It is asked for them once:
     they are the predictions for a batch of examples that have no ``references`` yet."""
+    surveys: ClassVar[bool] = False
+    """Whether it must look at all examples of a step before it can tell the loss of any of them."""
     smoothing: float = 0.0
     """``training.labelSmoothing``, for :meth:`cross_entropy`."""
 
@@ -66,6 +68,13 @@ class Objective(nn.Module):
     def collate(self, examples: Sequence[Example], packed: bool, device: torch.device) -> Any:
         """Examples as one batch on ``device``, one after the other in a row, or one a row and padded."""
         raise NotImplementedError
+
+    def collate_survey(self, examples: Sequence[Example], packed: bool, device: torch.device) -> Any:
+        """Examples of a step as a batch to look at; only the sums are taken of what :meth:`forward` makes of it."""
+        raise NotImplementedError
+
+    def surveyed(self, sums: Mapping[str, float], units: float) -> None:
+        """What it found in all examples of a step, before it is asked for the loss of the first of them."""
 
     def forward(self, batch: Any) -> Loss:
         """The loss of what :meth:`collate` returned."""

@@ -67,3 +67,17 @@ def refer(
         for count, index in enumerate(numbered):
             references[index * each : (index + 1) * each] = numbers[count * each : (count + 1) * each]
     return references
+
+
+def survey(
+    objective: Any, examples: Encoded | Sets, indices: Sequence[int], cut: Cut, device: torch.device, ranks: Ranks
+) -> None:
+    """Lets ``objective`` look at all examples of a step together, if it has to; ``indices`` come longest first."""
+    if not objective.surveys:
+        return
+    sums: dict[str, float] = {}
+    for part, found, _ in passes(objective, objective.collate_survey, examples, indices, cut, device, ranks):
+        for name, total in found.sums.items():
+            sums[name] = sums.get(name, 0.0) + (float(total) if part else 0.0)
+    together = dict(zip(sums, ranks.sum(*sums.values()), strict=True))
+    objective.surveyed(together, sum(examples.units[index] for index in indices))
