@@ -99,3 +99,42 @@ def test_a_set_of_which_nothing_can_be_learned_is_named(trainer, put):
     assert ended.code == 11
     assert "None of the 5 training records of s3://" in ended.message
     assert "long.jsonl has anything to learn within its first 64 tokens" in ended.message
+
+
+def preferred(good, bad):
+    return [{"prompt": f"say {n % 5}", "chosen": f" {good}", "rejected": f" {bad}"} for n in range(16)]
+
+
+OTHERS = {
+    "preferences": (
+        {"method": {"objective": "dpo"}},
+        preferred("red", "blue"),
+        preferred("one two", "three"),
+    ),
+    "labels": (
+        {"task": "text-classification"},
+        [{"text": f"say {n}", "label": "even" if n % 2 == 0 else "odd"} for n in range(9)],
+        [{"text": "so " * n + "yes", "label": "even" if n % 2 == 0 else "odd"} for n in range(16)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_recipes_mix_and_measure_sets_as_well(s3, trainer, put, kind):
+    run, one, other = OTHERS[kind]
+    learn = {"maxSteps": 2, "learningRate": 1e-3, "maxLength": 64}
+    sets = [("one", one, {"weight": 0.5}), ("other", other, {"weight": 2})]
+    together = trainer.run(data=mixture(put, *sets), training=learn, **run)
+    assert together.code == 0, together.result.error
+    for number, alone in enumerate(sets):
+        ended = trainer.run(
+            data=mixture(put, *sets, validation=[alone]),
+            training=learn,
+            outputPrefix=f"{together.config.output_prefix}{number}/",
+            **run,
+        )
+        assert ended.result.metrics
+        for metric in ended.result.metrics:
+            assert together.metric(f"{alone[0]}/{metric.name}") == pytest.approx(ended.metric(metric.name), rel=1e-4)
+    shown = s3.report(together.location)["sets"][0]["examples"][0]
+    assert "say" in "".join(part["text"] for part in shown["text"])
