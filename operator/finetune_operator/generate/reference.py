@@ -42,8 +42,8 @@ def templates() -> str:
         "Prompt templates",
         "What `spec.data.template` and `spec.data.train[].template` may name. A job may give its own in their place, "
         "in Jinja: `{{ ... }}` or `{% ... %}` tell it from a name. It runs in the sandbox of transformers' chat "
-        "templates, within limits of time and memory, and with their settings: the line break behind a `{% ... %}` and the "
-        "spaces before one that begins a line are left out.",
+        "templates, within limits of time and memory, and with their settings: the line break behind a `{% ... %}` and "
+        "the spaces before one that begins a line are left out.",
         "**A chat template** uses the variable `messages` (and `tools`, `add_generation_prompt`, `bos_token`, "
         "`eos_token`, as every model's does). What the assistant says is learned: what stands between "
         "`{% generation %}` and `{% endgeneration %}`, or, without such marks, the turns as they are found by "
