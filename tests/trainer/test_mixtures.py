@@ -138,3 +138,15 @@ def test_other_recipes_mix_and_measure_sets_as_well(s3, trainer, put, kind):
             assert together.metric(f"{alone[0]}/{metric.name}") == pytest.approx(ended.metric(metric.name), rel=1e-4)
     shown = s3.report(together.location)["sets"][0]["examples"][0]
     assert "say" in "".join(part["text"] for part in shown["text"])
+
+
+def test_of_many_sets_the_status_has_what_matters_most_and_the_report_all(s3, trainer, put):
+    uri = put("red", RED[:2])
+    many = [{"uri": uri, "name": f"{n:02d}-{'x' * 29}"} for n in range(16)]
+    ended = trainer.run(data={"train": many, "validation": many}, training={"maxSteps": 1, "maxLength": 64})
+    assert ended.code == 0, ended.result.error
+    assert len(ended.result.termination_message().encode()) <= 4096
+    names = [metric.name for metric in ended.result.metrics]
+    assert names[:3] == ["eval_loss", "perplexity", "token_accuracy"]
+    assert names[3:19] == [f"{source['name']}/eval_loss" for source in many]
+    assert len(names) < len(s3.report(ended.location)["metrics"]) == 3 + 16 * 3

@@ -1,7 +1,7 @@
 """Whole runs by a template of the job's: named or the user's own, for conversations and for fields of any kind."""
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.run import ExitCode
 from finetune_api.templates import NAMED
@@ -106,6 +106,26 @@ def test_a_named_template_whose_end_the_tokenizer_does_not_have_is_refused(train
     ended = trainer.run(data=data | {"template": "llama3"})
     assert ended.code == ExitCode.CONFIGURATION_INVALID
     assert "spec.data.template llama3 ends a turn with <|eot_id|>, which the tokenizer of" in ended.message
+
+
+def test_what_is_published_ends_where_the_template_ends_a_turn(s3, trainer, model_directory, tmp_path):
+    """A base ends texts with a token of its own; by it alone nothing would stop an answer."""
+    base = AutoTokenizer.from_pretrained(model_directory)
+    base.eos_token, base.chat_template = "<|endoftext|>", None
+    base.save_pretrained(tmp_path / "tokenizer")
+    model = AutoModelForCausalLM.from_pretrained(model_directory)
+    model.config.eos_token_id = model.generation_config.eos_token_id = base.eos_token_id
+    model.save_pretrained(tmp_path / "tokenizer")
+    ended = trainer.run(
+        model={"uri": s3.put_directory("models/other-end", tmp_path / "tokenizer")},
+        method={"adapter": "none"},
+        data=trainer.data(tiny.json_lines(*tiny.CHATS)) | {"template": "chatml"},
+    )
+    assert ended.code == 0, ended.result.error
+    directory = s3.fetch(ended.location, tmp_path / "published")
+    assert AutoTokenizer.from_pretrained(directory).eos_token == "<|im_end|>"
+    ends = AutoModelForCausalLM.from_pretrained(directory).generation_config.eos_token_id
+    assert ends == base.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
 
 
 def test_two_sets_of_other_fields_are_learned_each_by_its_template(s3, trainer):

@@ -467,7 +467,16 @@ class Tuning:
             self._model.config.save_pretrained(directory)
         if self._chat_template:
             self._tokenizer.chat_template = self._chat_template.text
+            self._save_ends(directory)
         self._tokenizer.save_pretrained(directory)
+
+    def _save_ends(self, directory: Path) -> None:
+        """Lets a whole model in use stop where the job's chat template ends a turn; an adapter's base has settings of
+        its own, and there the tokenizer tells."""
+        model = without_adapter(self._model)
+        if model.generation_config and (self.adapter is None or self._config.merge_adapter):
+            model.generation_config.eos_token_id = generation.ends_of(model, self._tokenizer)
+            model.generation_config.save_pretrained(directory)
 
     def _log_plan(self) -> None:
         trainable = sum(p.numel() for p in self._model.parameters() if p.requires_grad)

@@ -96,7 +96,7 @@ def answers(
         on_batch: is told the :func:`work` of each batch.
     """
     model.eval()
-    ends = _ends(model, tokenizer)
+    ends = ends_of(model, tokenizer)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=0
     )
@@ -165,7 +165,7 @@ def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
     return ids[: next((at for at, token in enumerate(ids) if token in ends), len(ids))]
 
 
-def _ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def ends_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end an answer: a chat model has one for the turn and one for the text."""
     own = model.generation_config.eos_token_id if model.generation_config else None
     return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
