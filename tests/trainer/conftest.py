@@ -214,18 +214,6 @@ def trainer(s3: S3, model_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         process.wait()
 
 
-@pytest.fixture
-def bitsandbytes() -> None:
-    """What the trainer forbids PEFT to import, as if this process had never trained without it."""
-    from peft import import_utils as peft
-    from transformers.utils import import_utils as transformers
-
-    if sys.modules.get("bitsandbytes", True) is None:
-        del sys.modules["bitsandbytes"]
-        for cached in (peft.is_bnb_available, peft.is_bnb_4bit_available, transformers.is_bitsandbytes_available):
-            cached.cache_clear()
-
-
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[zygotes.Zygote]:
     with zygotes.started() as process:

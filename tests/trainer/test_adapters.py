@@ -11,7 +11,6 @@ from tests import tiny
 from tests.trainer.test_resume import SigtermAfter, result, sigterm_asks, whole
 from tests.trainer.test_runs import loss_of
 
-pytestmark = pytest.mark.usefixtures("bitsandbytes")
 HELD_OUT = tiny.PAIRS[:6]
 METHODS = {
     "DoRA": ({"lora": {"rank": 4, "dora": True}}, 1e-2),

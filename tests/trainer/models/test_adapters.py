@@ -217,7 +217,7 @@ def test_every_adapter_of_the_contract_is_there():
 
 
 @pytest.fixture
-def folded(tmp_path, bitsandbytes):
+def folded(tmp_path):
     """Makes a Llama in files, loaded in 4 bits, with an adapter."""
 
     def make(lora=None, precision="fp32", sped_up=True):

@@ -1,6 +1,7 @@
 """A base in 4 bits, by bitsandbytes: NF4 with double quantisation. What else is in the model stays as it is."""
 
 import copy
+import sys
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ def quantization(dtype: torch.dtype, whole: list[str] | None) -> Any:
     """
     from transformers import BitsAndBytesConfig
 
+    _let_in()
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -25,6 +27,18 @@ def quantization(dtype: torch.dtype, whole: list[str] | None) -> Any:
         bnb_4bit_quant_storage=dtype,
         llm_int8_skip_modules=whole,
     )
+
+
+def _let_in() -> None:
+    """Takes back that bitsandbytes is kept from this process, and has PEFT and transformers look for it anew."""
+    if sys.modules.get("bitsandbytes", sys) is not None:
+        return
+    del sys.modules["bitsandbytes"]
+    from peft import import_utils as of_peft
+    from transformers.utils import import_utils as of_transformers
+
+    for seen in (of_peft.is_bnb_available, of_peft.is_bnb_4bit_available, of_transformers.is_bitsandbytes_available):
+        seen.cache_clear()
 
 
 def is_folded(module: nn.Module) -> bool:
