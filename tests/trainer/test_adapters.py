@@ -1,5 +1,7 @@
 """Whole runs with each adapter: what is told of them is what everybody measures who loads the result."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import PeftModel
@@ -7,6 +9,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.run import ExitCode
+from finetune_api.spec import Method, Training
+from finetune_trainer import tuning
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.models.adapters import adapter_of
+from finetune_trainer.models.head import LANGUAGE_MODEL
+from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.training.memory import Fit
+from finetune_trainer.tuning import Tuning
 from tests import tiny
 from tests.trainer.test_resume import SigtermAfter, result, sigterm_asks, whole
 from tests.trainer.test_runs import loss_of
@@ -20,6 +30,7 @@ METHODS = {
     "prompt": ({"adapter": "prompt", "prompt": {"virtualTokens": 6, "text": "say"}}, None),
     "prefix": ({"adapter": "prefix", "prefix": {"virtualTokens": 6}}, 1e-1),
 }
+WHOLE = ("qlora", "PiSSA", "prompt", "prefix")
 NF4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 
 
@@ -117,6 +128,43 @@ def test_frozen_parts_of_a_model_are_published_as_they_were(s3, trainer, model_d
         frozen = name.startswith(("model.embed_tokens", "model.layers.0."))
         assert torch.equal(tensor, after[name]) is frozen, name
     assert s3.report(ended.location)["hyperparameters"]["freeze.layers"] == 1
+
+
+def test_a_prefix_is_not_trained_where_layers_would_have_to_be_computed_twice(trainer, monkeypatch):
+    """They would be computed without it, and nothing would be said."""
+    monkeypatch.setattr(tuning, "find_fit", lambda *_: Fit(64, recompute=True))
+    ended = trainer.run(method={"adapter": "prefix"}, training={"maxSteps": 1, "maxLength": 64})
+    assert ended.code == ExitCode.CONFIGURATION_INVALID
+    assert "Set it to never, and spec.training.maxLength lower" in ended.message
+
+
+def test_a_base_that_virtual_tokens_cannot_be_put_before_is_refused_before_training(trainer, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(tuning, "find_fit", fails)
+    ended = trainer.run(method={"adapter": "prompt"}, training={"maxSteps": 1, "maxLength": 64})
+    assert ended.code == ExitCode.CONFIGURATION_INVALID
+    assert "cannot be given virtual tokens: shapes do not match. Set spec.method.adapter to lora" in ended.message
+
+
+@pytest.mark.parametrize(("name", "shards"), [("DoRA", True), ("ia3", True), *((n, False) for n in WHOLE)])
+def test_what_needs_whole_weights_is_refused_where_a_gpu_has_a_share(model_directory, monkeypatch, name, shards):
+    monkeypatch.setattr(tuning, "device_memory", lambda _: 1)
+    method = Method.model_validate(METHODS[name][0])
+    run = SimpleNamespace(
+        files=ModelFiles(model_directory, "the-base"),
+        adapter=adapter_of(method),
+        recipe=SimpleNamespace(head=LANGUAGE_MODEL),
+        precision="bf16",
+        _ranks=SimpleNamespace(alone=False, local_count=2, count=2),
+        _config=SimpleNamespace(method=method, training=Training()),
+    )
+    if shards:
+        assert Tuning._strategy(run) == "fsdp2"
+    else:
+        with pytest.raises(TrainerError, match="needs whole weights, but the-base is so large"):
+            Tuning._strategy(run)
 
 
 def test_virtual_tokens_take_positions(trainer):

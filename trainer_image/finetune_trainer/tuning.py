@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 
 from finetune_api.run import ExitCode, RunConfig
-from finetune_trainer.errors import Stopped, TrainerError, one_line
+from finetune_trainer.errors import Stopped, TrainerError, is_out_of_memory, one_line
 from finetune_trainer.evaluation import generation, textmetrics
 from finetune_trainer.evaluation.evaluate import Measured, evaluate, measure
 from finetune_trainer.models.adapter import put_on, save_adapter
@@ -35,7 +35,7 @@ from finetune_trainer.models.model import (
 )
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.parts import without_adapter
-from finetune_trainer.models.quantized import unfolded_config
+from finetune_trainer.models.quantized import FOLDED_BYTES, unfolded_config
 from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.given import chat_template
 from finetune_trainer.preparation.sets import Part, Sets
@@ -170,9 +170,19 @@ class Tuning:
         if self._ranks.alone:
             return "ddp"
         frozen, trained = count_weights(self.files, self.recipe.head, self.adapter, self._config.method.freeze)
-        width, settings = 2 if self.precision == "bf16" and self.adapter else 4, self._config.training
+        width = 2.0 if self.precision == "bf16" and self.adapter else 4.0
+        if self.adapter and self.adapter.quantized:
+            width = FOLDED_BYTES
+        settings = self._config.training
         memory = device_memory(self._ranks.local_count)
-        strategy = choose_strategy(width * frozen, trained, training_bytes(settings), memory, self._ranks.count)
+        strategy = choose_strategy(int(width * frozen), trained, training_bytes(settings), memory, self._ranks.count)
+        if strategy == "fsdp2" and self.adapter and not self.adapter.shards:
+            raise TrainerError(
+                ExitCode.CONFIGURATION_INVALID,
+                f"{self.adapter.what.rstrip(',')} needs whole weights, but {self.files.name} is so large that each GPU "
+                "can only have a share of them. Choose GPUs with more memory, or spec.method.adapter lora without an "
+                "initialization.",
+            )
         if strategy == "fsdp2" and not works_on_shares(settings):
             raise TrainerError(
                 ExitCode.CONFIGURATION_INVALID,
@@ -298,10 +308,21 @@ class Tuning:
     def _find_fit(self) -> Fit:
         longest = max(max(self.train_set.lengths), max(self.validation_set.lengths))
         settings = self._config.training
-        return find_fit(self._objective, self._layout.packed, self._accelerator, longest, settings, self._ranks)
+        try:
+            return find_fit(self._objective, self._layout.packed, self._accelerator, longest, settings, self._ranks)
+        except Exception as error:
+            if not self._virtual_tokens or is_out_of_memory(error):
+                raise
+            raise TrainerError(  # the first pass with them: not every architecture takes what PEFT hands it
+                ExitCode.CONFIGURATION_INVALID,
+                f"{self.files.name} cannot be given virtual tokens: {one_line(error, 200)}. Set spec.method.adapter to "
+                "lora.",
+            ) from error
 
     def _recompute(self) -> None:
         try:
+            if self.adapter and not self.adapter.recomputes:
+                raise ValueError("it has an adapter that hands its layers what is not computed twice")
             self._objective.recompute()
         except ValueError as error:
             raise TrainerError(

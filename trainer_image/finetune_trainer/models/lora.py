@@ -33,6 +33,7 @@ class LoraAdapter(Adapter):
     def __init__(self, method: Method) -> None:
         self._lora = method.lora or Lora()
         self._decomposed = self._lora.initialization != "default"
+        self.shards = not self._decomposed  # its weights would have to be whole to be taken apart
         self.rank: int | None = self._lora.rank * (2 if self._decomposed else 1)
         self.what = f"A {'DoRA' if self._lora.dora else 'LoRA'} adapter"
 
@@ -75,20 +76,19 @@ class LoraAdapter(Adapter):
 
     def _decompose(self, layer: Any) -> None:
         """Gives both adapters of ``layer`` what PEFT makes of its weight, and the weight back."""
+        layer.scaling[INITIAL] = -layer.scaling[NAME]
         base = layer.get_base_layer()
         weight = base.weight.data
-        if weight.device.type != "meta":
-            if self._lora.initialization == "pissa":
-                layer.pissa_init(NAME, "pissa")
-            else:
-                base.weight.data = (
-                    weight.T if layer.fan_in_fan_out else weight
-                ).clone()  # it is changed, and never turned
-                layer.olora_init(NAME)
-            base.weight.data = weight
+        if weight.device.type == "meta":
+            return
+        if self._lora.initialization == "pissa":
+            layer.pissa_init(NAME, "pissa")
+        else:  # which changes it in place, and does not know of those that lie the other way round
+            base.weight.data = (weight.T if layer.fan_in_fan_out else weight).clone()
+            layer.olora_init(NAME)
+        base.weight.data = weight
         for part in (layer.lora_A, layer.lora_B):
             part[INITIAL].weight.data = part[NAME].weight.data.clone()
-        layer.scaling[INITIAL] = -layer.scaling[NAME]
 
     def published(self, config: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         if not self._decomposed:
@@ -119,4 +119,5 @@ class QloraAdapter(LoraAdapter):
 
     def __init__(self, method: Method) -> None:
         super().__init__(method)
+        self.shards = False  # what 4 bits mean does not travel with a share of them
         self.what = f"{self.what}, trained beside its base in 4 bits,"

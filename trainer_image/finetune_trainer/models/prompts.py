@@ -18,6 +18,7 @@ class PromptAdapter(Adapter):
     kind = "prompt-tuning"
     mend = "Set spec.method.adapter to lora."
     rate = 100.0
+    shards = False  # PEFT takes them out of a model by itself, and never whole
 
     def __init__(self, method: Method) -> None:
         self._prompt = method.prompt or Prompt()
@@ -58,6 +59,8 @@ class PrefixAdapter(Adapter):
     kind = "prefix-tuning"
     mend = "Set spec.method.adapter to lora."
     rate = 50.0
+    recomputes = False
+    shards = False
 
     def __init__(self, method: Method) -> None:
         self._prefix = method.prefix or Prefix()

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FOLDED_BYTES = 0.8
+"""That a weight takes on average: half a byte and its share of a scale, and more for embeddings and the head."""
+
 
 def quantization(dtype: torch.dtype, whole: list[str] | None) -> Any:
     """transformers' configuration of it.
