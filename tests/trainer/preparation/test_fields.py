@@ -11,6 +11,7 @@ from finetune_api.spec import DataSource
 from finetune_api.templates import NAMED
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation import template_guard
+from finetune_trainer.preparation.chat import ChatTemplate
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.fields import FieldsTemplate
 from finetune_trainer.preparation.given import Given, declared_format, template_for
@@ -194,3 +195,11 @@ def test_labels_are_written_by_no_chat_template():
         TrainerError, match=r"is a chat template \(it uses messages\), but s3://b/x.jsonl holds text-label"
     ):
         template_for(SOURCE, "text-label", Given(FIELD, "chatml"))
+
+
+def test_a_chat_template_of_the_jobs_is_bounded_as_a_models_and_named_by_its_field():
+    text = "{% for m in messages %}{{ m.content }}{% endfor %}{{ 'a' * 10 ** 10 }}"
+    chat = ChatTemplate(tiny.tokenizer(), Given(FIELD, text))
+    with pytest.raises(TrainerError, match=re.escape(f"{FIELD} makes a text or list of 1e+10 characters")) as caught:
+        chat.conversation(Record("line 1", messages=tuple(tiny.CHATS[0]["messages"])))
+    assert caught.value.code is ExitCode.CONFIGURATION_INVALID

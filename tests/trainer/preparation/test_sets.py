@@ -44,6 +44,7 @@ def test_the_parts_read_as_one_row_of_examples():
     assert [len(sets[index].ids) for index in range(len(sets))] == [2, 3, 4, 5] == list(sets.lengths)
     assert (list(sets.units), sets.tokens) == ([1, 2, 3, 4], 14)
     assert sets.by_name == {"a": [0, 1, 3], "c": [2]}
+    assert sets.first(2) == {"a": [0, 1], "c": [2]}
     with pytest.raises(IndexError):
         sets[4]
 

@@ -115,8 +115,13 @@ class Sets:
     @property
     def by_name(self) -> dict[str, list[int]]:
         """The numbers of the examples of each set."""
+        return self.first(len(self))
+
+    def first(self, count: int) -> dict[str, list[int]]:
+        """The numbers of the first ``count`` examples of each set, of those that have any."""
         numbers: dict[str, list[int]] = {}
         for part, start in zip(self.parts, self._starts, strict=False):
             if len(part.examples):
-                numbers.setdefault(part.set, []).extend(range(start, start + len(part.examples)))
+                of_set = numbers.setdefault(part.set, [])
+                of_set += range(start, start + min(len(part.examples), count - len(of_set)))
         return numbers

@@ -46,9 +46,7 @@ class Shown:
 
 def show(sets: Sets, tokenizer: PreTrainedTokenizerBase) -> list[Shown]:
     """The first examples of each set."""
-    return [
-        _show(name, sets[number], tokenizer) for name, numbers in sets.by_name.items() for number in numbers[:COUNT]
-    ]
+    return [_show(name, sets[number], tokenizer) for name, numbers in sets.first(COUNT).items() for number in numbers]
 
 
 def _show(name: str, example: Example, tokenizer: PreTrainedTokenizerBase) -> Shown:
