@@ -31,7 +31,7 @@ from tests import tiny
 
 REPETITIONS = 3
 TRAIN, HELD_OUT = 480, 240
-BATCH, RATE, SEED, LONGEST = 16, 1e-4, 42, 256
+BATCH, RATE, SEED, LONGEST = 16, 2e-4, 42, 256
 TOPICS = {
     "sport": "match goal team coach referee season league striker defender penalty stadium trophy",
     "food": "recipe oven butter garlic flour pepper sauce bake grill onion tomato cheese",
@@ -125,7 +125,7 @@ def texts(count: int, name: str) -> list[dict[str, str]]:
         length = min(220, max(5, round(chance.lognormvariate(3.4, 0.8))))
         words = chance.choices(_FILLER.split(), k=length)
         other = chance.choice([topic for topic in topics if topic != label])
-        for topic, share in ((label, 0.12), (other, 0.04)):
+        for topic, share in ((label, 0.2), (other, 0.04)):
             hints = max(int(topic == label), round(share * length))
             for place in chance.sample(range(length), hints):
                 words[place] = chance.choice(TOPICS[topic].split())

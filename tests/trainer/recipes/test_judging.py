@@ -13,7 +13,8 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import Method
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import evaluate
-from finetune_trainer.models.adapter import adapter_of, put_on
+from finetune_trainer.models.adapter import put_on
+from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.model import load_model, load_tokenizer, require_length
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.formats import FORMATS
