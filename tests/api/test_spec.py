@@ -147,6 +147,12 @@ def test_a_broken_spec_is_refused_with_the_path_of_its_field(path: str, value: o
     assert said in str(refusal.value)
 
 
+@pytest.mark.parametrize("adapter", ["prompt", "prefix"])
+def test_virtual_tokens_do_not_stand_before_a_question(adapter: str) -> None:
+    with pytest.raises(InvalidSpec, match="not for task question-answering: take lora"):
+        read_spec(changed("task", "question-answering") | {"method": {"adapter": adapter}})
+
+
 @pytest.mark.parametrize(("path", "value"), NOT_YET)
 def test_what_nothing_acts_on_yet_is_refused_and_never_ignored(path: str, value: object) -> None:
     with pytest.raises(InvalidSpec, match="not supported yet"):

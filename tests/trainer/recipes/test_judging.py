@@ -6,14 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainingArguments
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Method
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import evaluate
-from finetune_trainer.models.adapter import put_on
+from finetune_trainer.models.adapter import put_on, save_adapter
 from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.model import load_model, load_tokenizer, require_length
 from finetune_trainer.models.modelfiles import ModelFiles
@@ -299,3 +300,36 @@ def test_positions_that_begin_behind_the_padding_are_fewer(tmp_path):
 def test_labels_that_tell_nothing_apart_are_refused(bert, format_, records, said):
     with pytest.raises(TrainerError, match=said):
         Made(bert, format_, records)
+
+
+ADAPTERS = [
+    {"adapter": "lora", "lora": {"dora": True}},
+    {"adapter": "lora", "lora": {"initialization": "pissa"}},
+    {"adapter": "ia3"},
+    {"adapter": "prompt"},
+    {"adapter": "prefix"},
+]
+
+
+@pytest.mark.parametrize("format_", ["text-label", "token-tags"])
+@pytest.mark.parametrize("method", ADAPTERS, ids=str)
+def test_a_head_is_published_with_every_kind_of_adapter(bert, tmp_path, format_, method):
+    """After a step of training, what plain PEFT loads has the same loss."""
+    adapter = adapter_of(Method.model_validate(method))
+    made = Made(bert, format_, RECORDS[format_], adapter=adapter)
+    trained = [parameter for parameter in made.objective.model.parameters() if parameter.requires_grad]
+    before, _ = made.loss()
+    batch = made.objective.collate([made.examples[number] for number in range(len(made.examples))], False, CPU)
+    made.objective(batch).loss.backward()
+    torch.optim.SGD(trained, lr=0.01).step()
+    after, _ = made.loss()
+    assert after != pytest.approx(before, rel=1e-3)
+    save_adapter(made.objective.model, adapter, tmp_path)
+    made.model.config.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    base = made.recipe.head.auto_class.from_pretrained(bert, config=config)
+    loaded = made.recipe.objective(PeftModel.from_pretrained(base, tmp_path)).eval()
+    if adapter.kind == "prompt-tuning" and format_ == "token-tags":  # plain PEFT speaks of the virtual tokens, too
+        adapter.finish(loaded.model)
+    with torch.no_grad():
+        assert float(loaded(batch).loss) == pytest.approx(after, rel=1e-4)
