@@ -341,14 +341,12 @@ class Kto(Model):
 class Method(Model):
     """How to fine-tune."""
 
-    objective: Annotated[
-        Literal["sft", "dpo", "orpo", "simpo", "kto", "reward"],
-        NotYet(("reward",)),
-    ] = "sft"
+    objective: Literal["sft", "dpo", "orpo", "simpo", "kto", "reward"] = "sft"
     """What is optimised. `sft`: the loss on the completion (the assistant's turns, or the whole of a `text` record).
     On pairs of answers: `dpo`, that the chosen one becomes likelier than it was, and the rejected one less likely;
-    `orpo` and `simpo`, without looking at what the model was. On answers with a verdict: `kto`, that good ones become
-    likelier than they were, and bad ones less likely."""
+    `orpo` and `simpo`, without looking at what the model was; `reward`, a model that gives an answer one number, the
+    higher the better, published with its head (for AutoModelForSequenceClassification). On answers with a verdict:
+    `kto`, that good ones become likelier than they were, and bad ones less likely."""
     adapter: Literal["lora", "qlora", "ia3", "prompt", "prefix", "none"] = "lora"
     """What is trained. Beside the frozen model: `lora`, matrices of low rank; `qlora`, the same beside a base in 4 bits
     (NF4, double quantisation), which takes a quarter of the memory for it and more time; `ia3`, vectors that scale

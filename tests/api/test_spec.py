@@ -119,7 +119,6 @@ NOT_YET = [
     ("data.test", [{"uri": "s3://b/t.jsonl"}]),
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),
     ("data.prepare", {"deduplicate": True}),
-    ("method.objective", "reward"),
     ("training.precision", "fp16"),
     ("evaluation.sliceBy", "language"),
     ("evaluation.gates", [{"metric": "eval_loss", "max": 2}]),

@@ -30,6 +30,7 @@ RECIPES = {
     ("text-generation", "orpo"): Entry("preference.OrpoRecipe", ("preference",)),
     ("text-generation", "simpo"): Entry("preference.SimpoRecipe", ("preference",)),
     ("text-generation", "kto"): Entry("kto.KtoRecipe", ("feedback",)),
+    ("text-generation", "reward"): Entry("reward.RewardRecipe", ("preference",)),
     ("text-classification", "sft"): Entry(
         "text_classification.TextClassificationRecipe", ("text-label", "text-labels")
     ),
