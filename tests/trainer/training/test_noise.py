@@ -9,6 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 from transformers.integrations.neftune import neftune_post_forward_hook
 
+from finetune_api.spec import Method
+from finetune_trainer.models.adapter import put_on
+from finetune_trainer.models.adapters import adapter_of
+from finetune_trainer.models.head import LANGUAGE_MODEL
+from finetune_trainer.models.model import load_model
+from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.encoding import Example
 from finetune_trainer.recipes.language_modeling import LanguageModeling
 from finetune_trainer.training.layout import try_layout
@@ -84,3 +90,17 @@ def test_a_decoder_that_shares_its_embeddings_gets_none():
         stack.embed_tokens.register_forward_hook(lambda _, args, out: seen.append(torch.equal(table[args[0]], out)))
     objective.model(input_ids=torch.ones(1, 5, dtype=torch.long), labels=torch.ones(1, 5, dtype=torch.long))
     assert seen == [False, True]
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora", "ia3", "prompt", "prefix"])
+def test_beside_any_adapter_what_is_read_gets_noise_while_it_is_trained(model_directory, adapter):
+    files = ModelFiles(model_directory, "the-base")
+    model = load_model(files, LANGUAGE_MODEL, False, "fp32")
+    if adapter != "none":
+        model = put_on(model, adapter_of(Method(adapter=adapter)), LANGUAGE_MODEL, files)
+    objective = LanguageModeling(model)
+    batch = objective.collate([example(9), example(20)], False, CPU)
+    plain = objective.train()(batch).loss
+    add_noise(objective, ALPHA)
+    assert len({float(objective(batch).loss) for _ in range(3)} | {float(plain)}) == 4
+    assert objective.eval()(batch).loss == plain
