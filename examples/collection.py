@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.status import Metric
 from finetune_local.run import documents
+from finetune_trainer.training.judging import lower_is_better
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
@@ -68,8 +69,8 @@ def improved(metric: Metric) -> bool:
     """Whether the tuned model is better than its base."""
     if metric.baseline is None:
         return False
-    lower = metric.name == "perplexity" or metric.name.endswith("loss")
-    return metric.value < metric.baseline if lower else metric.value > metric.baseline
+    better = metric.value - metric.baseline
+    return better < 0 if lower_is_better(metric.name) else better > 0
 
 
 if __name__ == "__main__":

@@ -175,7 +175,8 @@ class Tuning:
             width = FOLDED_BYTES
         settings = self._config.training
         memory = device_memory(self._ranks.local_count)
-        strategy = choose_strategy(int(width * frozen), trained, training_bytes(settings), memory, self._ranks.count)
+        each = training_bytes(settings, not torch.cuda.is_available())
+        strategy = choose_strategy(int(width * frozen), trained, each, memory, self._ranks.count)
         if strategy == "fsdp2" and self.adapter and not self.adapter.shards:
             raise TrainerError(
                 ExitCode.CONFIGURATION_INVALID,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune_api.spec import Training
+from finetune_api.spec import RestoreBest, Training
 from finetune_trainer.training.memory import training_bytes
 from finetune_trainer.training.optimizers import make_optimizer, state_bytes, works_on_shares
 
@@ -112,8 +112,12 @@ def test_memory_is_counted_as_it_is_taken(name):
 
 
 def test_what_is_trained_takes_its_gradient_and_its_average_too():
-    assert training_bytes(settings("adamw")) == 12
-    assert training_bytes(settings("sgd", momentum=0, ema_decay=0.9)) == 8
+    assert training_bytes(settings("adamw"), on_cpu=True) == 12
+    assert training_bytes(settings("sgd", momentum=0, ema_decay=0.9), on_cpu=True) == 8
+    assert [training_bytes(settings("adamw", restore_best=RestoreBest()), on_cpu) for on_cpu in (True, False)] == [
+        16,
+        12,
+    ]
 
 
 def test_what_looks_at_rows_or_blocks_of_a_weight_needs_all_of_it():

@@ -47,7 +47,7 @@ def find_fit(
     inputs = config.num_hidden_layers * config.hidden_size * model.dtype.itemsize
     layer, free = (
         kept // config.num_hidden_layers,
-        free_memory(device, model, training_bytes(settings), ranks.local_count),
+        free_memory(device, model, training_bytes(settings, device.type != "cuda"), ranks.local_count),
     )
     fit = choose_fit(kept, inputs + layer, free, longest, most_tokens(device), settings.activation_checkpointing)
     if device.type == "cuda" and not gathered_bytes(model):  # a rank without memory would keep the others waiting

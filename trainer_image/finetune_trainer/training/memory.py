@@ -58,10 +58,10 @@ def choose_fit(kept: int, recomputed: int, free: int, longest: int, most: int, s
     return Fit(max(longest, min(most, fitting)), recompute)
 
 
-def training_bytes(settings: Training) -> int:
+def training_bytes(settings: Training, on_cpu: bool) -> int:
     """Bytes that a trained parameter takes beside itself, once training has begun: its gradient, the optimizer's state,
-    and its average. The best weights are kept elsewhere, or on a CPU where there is mostly room."""
-    return 4 + state_bytes(settings) + (4 if settings.ema_decay else 0)
+    its average, and the best one so far, which is kept in the memory of the CPU."""
+    return 4 + state_bytes(settings) + (4 if settings.ema_decay else 0) + (4 if settings.restore_best and on_cpu else 0)
 
 
 def free_memory(device: torch.device, model: nn.Module, training_bytes: int, processes: int = 1) -> int:
