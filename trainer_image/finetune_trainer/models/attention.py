@@ -5,7 +5,8 @@ beginning is then in the row, and is computed, once.
 
 transformers hands the boundaries through to its attention functions by FlashAttention's names (``cu_seq_lens_q`` …).
 On a GPU in half precision a kernel takes them as they are; elsewhere each segment is attended to by itself, so that
-nothing is computed that a mask would throw away.
+nothing is computed that a mask would throw away. On a CPU all records of a row are one function with a gradient of its
+own, which computes in fp32 whatever the model does and keeps nothing twice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ PACKED = "finetune_packed"
 _KERNEL_TYPES = (torch.float16, torch.bfloat16)
 _KERNEL_HEAD = 256
 """Largest head that the kernel takes."""
+_ON_CPU = (torch.float32, torch.bfloat16, torch.float16)
+_aten = torch.ops.aten
 
 
 class PackingUnsupported(Exception):
@@ -120,6 +123,9 @@ def attend(
         return _by_kernel(query, key, value, kwargs, scaling, sliding_window), None
     lengths = offsets.diff().tolist()
     keys: Keys | None = kwargs.get("keys")
+    by_record = not keys and not dropout and not (sliding_window and max(lengths) > sliding_window)
+    if by_record and _has_function(query, key, value):
+        return _ByRecord.apply(query, key, value, lengths, scaling), None  # type: ignore[no-untyped-call]
     seen, told = (keys.split(states) if keys else torch.split(states, lengths, 2) for states in (key, value))
     parts = [
         sdpa_attention_forward(
@@ -128,6 +134,54 @@ def attend(
         for q, k, v in zip(torch.split(query, lengths, 2), seen, told, strict=True)
     ]
     return torch.cat(parts, dim=1), None
+
+
+def _has_function(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether PyTorch's kernel for a CPU takes these states."""
+    widths = {states.shape[-1] for states in (query, key, value)}
+    strides = {states.stride(-1) for states in (query, key, value)}
+    return query.device.type == "cpu" and query.dtype in _ON_CPU and len(widths) == 1 and strides == {1}
+
+
+class _ByRecord(torch.autograd.Function):
+    """Causal attention of each record to itself, on a CPU: query [1, heads, T, D], key and value [1, key heads, T, D]
+    → [1, T, heads, D].
+
+    In fp32, because the kernel leaves the many small products of bf16 to oneDNN, which makes a program for every shape:
+    each record has a length of its own (measured: a quarter of a step's time, and 500 MiB for the programs).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: list[int], scale: float | None) -> Tensor:
+        out = query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
+        sums = []  # for each record [1, heads, its tokens]: logarithm of the sum of what its softmax divides by
+        for q, k, v, o in _by_length(lengths, query, key, value, out.transpose(1, 2)):
+            attended, logsumexp = _aten._scaled_dot_product_flash_attention_for_cpu(
+                q.float(), k.float(), v.float(), 0.0, True, scale=scale
+            )
+            o.copy_(attended)
+            sums.append(logsumexp)
+        ctx.save_for_backward(query, key, value, out, *sums)
+        ctx.lengths, ctx.scale = lengths, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, *sums = ctx.saved_tensors
+        found = [torch.empty_like(states.transpose(1, 2)).transpose(1, 2) for states in (query, key, value)]
+        parts = _by_length(ctx.lengths, query, key, value, out.transpose(1, 2), gradient.transpose(1, 2), *found)
+        for (q, k, v, o, g, *into), logsumexp in zip(parts, sums, strict=True):
+            gradients = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                g.float(), q.float(), k.float(), v.float(), o.float(), logsumexp, 0.0, True, scale=ctx.scale
+            )
+            for place, states in zip(into, gradients, strict=True):
+                place.copy_(states)
+        return *found, None, None
+
+
+def _by_length(lengths: list[int], *states: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """For each record its part of each of ``states`` [1, heads, T, D]; views."""
+    return zip(*(torch.split(each, lengths, 2) for each in states), strict=True)
 
 
 def _by_kernel(

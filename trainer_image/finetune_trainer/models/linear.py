@@ -84,8 +84,8 @@ class _LoraLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = product(gradient, unfolded(weight, ctx.state, gradient.dtype).t())
             grad_x.addmm_(up, a)
-        grad_b = (gradient.t() @ down).mul_(ctx.scaling)
-        return grad_x, None, None, None, up.t() @ x, grad_b, None
+        grad_b = product(down.t(), gradient.t()).mul_(ctx.scaling).t()  # transposed, because r rows are soonest made
+        return grad_x, None, None, None, product(up.t(), x.t()), grad_b, None
 
 
 def _flat(x: Tensor) -> Tensor:
