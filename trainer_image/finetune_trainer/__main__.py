@@ -22,6 +22,7 @@ from finetune_trainer.models import fetch
 from finetune_trainer.preparation import data
 from finetune_trainer.progress import Progress
 from finetune_trainer.publishing.publish import Publication, find_published
+from finetune_trainer.quickimports import quick_imports
 from finetune_trainer.recipes import entry_of
 from finetune_trainer.report import Endpoint, Reporter
 from finetune_trainer.scaling import launch
@@ -48,9 +49,10 @@ def tune(
     fingerprint = start(lambda: Fingerprint.of(config, dataset.result().files, files.result().version, ranks.count))
     checkpoint = start(lambda: checkpoints.find(scratch / "resumed", fingerprint.result) if ranks.first else None)
 
-    from finetune_trainer.checkpoints.savedtraining import begin, follow
-    from finetune_trainer.checkpoints.saver import Saver
-    from finetune_trainer.publishing.result import Outcome  # these bring torch in, while the downloads run
+    with quick_imports():  # of torch and the other libraries, while the downloads run
+        from finetune_trainer.checkpoints.savedtraining import begin, follow
+        from finetune_trainer.checkpoints.saver import Saver
+        from finetune_trainer.publishing.result import Outcome
 
     if (already := published.result()) is not None:
         if ranks.first:
