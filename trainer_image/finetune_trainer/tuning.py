@@ -132,6 +132,7 @@ class Tuning:
             weights=[(len(part.examples), part.weight) for part in self.train_set.parts],
         )
         self._judge = Judge(config.training, config.evaluation.every_steps, self.plan.total_steps)
+        gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         self._loop = self._begin(prepared, resumed)
         self._plan_progress()
         self.shown = show(self.train_set, self._tokenizer) if ranks.first else []
@@ -140,7 +141,6 @@ class Tuning:
         if self._objective.references:
             self._loop.references = resumed.references if resumed else self._refer()
             self._know(self._loop.references)
-        gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         gc.enable()
 
     def _encode(self, data: Dataset) -> tuple[Sets, Sets, list[generation.Prompt]]:
@@ -264,6 +264,7 @@ class Tuning:
         state = TrainingState.of_dict(resumed.state) if resumed else TrainingState(fit=self._find_fit())
         if state.fit.recompute:
             self._recompute()
+        gc.collect()  # what was only tried out
         tidy_memory()
         loop = Loop(
             objective=prepared,

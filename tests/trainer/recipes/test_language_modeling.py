@@ -13,9 +13,10 @@ from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.preparation.encoding import Encoded, Example
 from finetune_trainer.recipes import likelihood
 from finetune_trainer.recipes.language_modeling import LanguageModeling, LanguageModelingRecipe, perplexity
-from finetune_trainer.recipes.likelihood import IGNORED, Batch
+from finetune_trainer.recipes.likelihood import Batch
 from finetune_trainer.training.batches import Cut
 from finetune_trainer.training.layout import try_layout
+from finetune_trainer.training.objective import IGNORED
 
 CPU = torch.device("cpu")
 
@@ -90,7 +91,8 @@ def test_the_loss_is_that_of_transformers(model):
 @pytest.mark.parametrize(("packed", "headless"), [(False, True), (True, False), (True, True)])
 def test_every_layout_has_the_same_loss_gradients_and_accuracy(model, monkeypatch, packed, headless, at_once):
     expected = loss(model, LONG, SHORT)
-    monkeypatch.setattr(likelihood, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(likelihood, "_LOGITS_AT_LEAST", at_once)
+    monkeypatch.setattr(likelihood, "_CHUNK", 2)
     monkeypatch.setattr(likelihood, "_EVEN", 2)
     if packed:
         assert try_layout(model).packed
@@ -110,8 +112,19 @@ def test_chunks_of_logits_are_not_kept_for_the_backward_pass(model, monkeypatch)
         return bytes_left_behind(lambda: language(batch), model)
 
     whole = kept()
-    monkeypatch.setattr(likelihood, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(likelihood, "_LOGITS_AT_LEAST", 1)
     assert whole - kept() >= 4 * 4 * 59 * 320
+
+
+def test_logits_of_a_head_that_is_not_trained_are_never_kept(model):
+    from finetune_trainer.training.memory import bytes_left_behind
+
+    language = LanguageModeling(model, headless=True)
+    batch = language.collate([example(range(60), [0] + [1] * 59)] * 4, False, CPU)
+    model.get_output_embeddings().weight.requires_grad_(False)
+    frozen = bytes_left_behind(lambda: language(batch), model)
+    model.get_output_embeddings().weight.requires_grad_(True)
+    assert bytes_left_behind(lambda: language(batch), model) - frozen >= 4 * 4 * 59 * 320
 
 
 def measure(language, data, cut, on_batch=lambda _: None):

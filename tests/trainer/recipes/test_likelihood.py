@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune_trainer.recipes import likelihood
-from finetune_trainer.recipes.likelihood import IGNORED, Likelihood, Segment, collate
+from finetune_trainer.recipes.likelihood import Likelihood, Segment, collate
 from finetune_trainer.training.layout import try_layout
+from finetune_trainer.training.objective import IGNORED
 
 CPU = torch.device("cpu")
 

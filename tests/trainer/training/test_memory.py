@@ -1,5 +1,8 @@
 """How much goes through the model at a time: by counting, by arithmetic, and on a GPU by trying."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -31,6 +34,29 @@ def test_bytes_left_behind_are_those_of_the_activations_and_not_of_the_weights()
     x = torch.randn(10, 8)
     # The first layer keeps its input, the second the ReLU's output, which the ReLU keeps too.
     assert bytes_left_behind(lambda: model(x), model) == 4 * (10 * 8 + 10 * 32)
+
+
+def test_what_was_only_counted_is_free_again():
+    """Also what a function gave back and kept."""
+    made = []
+
+    class Kept(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            out = x.exp()
+            made.append(weakref.ref(out.untyped_storage()))
+            ctx.save_for_backward(out)
+            return out
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise AssertionError
+
+    model = nn.Linear(8, 8)
+    before = torch.randn(10, 8)
+    assert bytes_left_behind(lambda: Kept.apply(model(before)).sum(), model) == 4 * (10 * 8 + 10 * 8)
+    gc.collect()
+    assert made[0]() is None
 
 
 def test_a_limit_of_the_container_counts_before_the_machines_memory(tmp_path):

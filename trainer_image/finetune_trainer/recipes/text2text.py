@@ -17,8 +17,8 @@ from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.preparation.encoding import Example
 from finetune_trainer.preparation.sides import SidesEncoder
 from finetune_trainer.recipes.language_modeling import LanguageModelingRecipe
-from finetune_trainer.recipes.likelihood import IGNORED, move
-from finetune_trainer.training.objective import Loss, Objective
+from finetune_trainer.recipes.likelihood import move
+from finetune_trainer.training.objective import IGNORED, Loss, Objective
 
 
 @dataclass(frozen=True)

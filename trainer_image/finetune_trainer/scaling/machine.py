@@ -43,7 +43,7 @@ def keep_freed_memory() -> None:
 
 def give_back_freed_memory() -> None:
     """The opposite, for whom memory counts more than time; and what lies about unused goes back at once."""
-    _set_allocator({_MMAP_THRESHOLD: 1 << 18, _TRIM_THRESHOLD: 1 << 18, _TOP_PAD: 0})
+    _set_allocator({_MMAP_THRESHOLD: 4 << 20, _TRIM_THRESHOLD: 4 << 20, _TOP_PAD: 1 << 20})
     gc.collect()
     tidy_memory()
 

@@ -19,7 +19,7 @@ from finetune_trainer.training.memory import (
 )
 from finetune_trainer.training.objective import Objective
 
-_LOOK = 256
+_LOOK = 128
 """Tokens of the forward pass whose memory is counted."""
 
 

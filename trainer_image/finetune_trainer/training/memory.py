@@ -103,21 +103,23 @@ def answer_tokens(fitting: int, device: torch.device) -> int:
 
 
 def bytes_left_behind(forward: Callable[[], Any], model: nn.Module) -> int:
-    """Bytes that a forward pass keeps for its backward pass, not counting the model's own weights."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if not is_share(parameter)}
-    found: dict[int, int] = {}
+    """Bytes that a forward pass keeps for its backward pass, not counting the model's own weights.
 
-    def keep(tensor: Tensor) -> Tensor:
+    All of it is free afterwards. A hook that hands back what it was given would keep it for ever: where that is what a
+    function returned, it holds the function, which holds it.
+    """
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if not is_share(parameter)}
+    found: dict[int, torch.UntypedStorage] = {}  # held, so that no two lie at one place
+
+    def keep(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         gathered = isinstance(tensor._base if tensor._base is not None else tensor, nn.Parameter)
         if not gathered and storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            found[storage.data_ptr()] = storage
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = forward()
-    del result
-    return sum(found.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
+        forward()
+    return sum(storage.nbytes() for storage in found.values())
 
 
 def try_out(attempt: Callable[[int], None], tokens: int, least: int) -> int:

@@ -16,6 +16,9 @@ from finetune_trainer.training.layout import PADDED, Layout
 
 T = TypeVar("T")
 
+IGNORED = -100
+"""Target that does not count, by cross_entropy's convention."""
+
 
 @dataclass(frozen=True)
 class Loss:
