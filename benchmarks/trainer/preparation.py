@@ -14,7 +14,6 @@ import ast
 import importlib
 import json
 import random
-import resource
 import sys
 import sysconfig
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any, cast
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.trainer.meter import memory as resident
 from benchmarks.trainer.process import measured, tell
 from benchmarks.trainer.row import Goal, Row, at_least, at_most, table
 from finetune_api.spec import Data
@@ -193,7 +193,7 @@ def _memory(directory: Path, path: Path) -> None:
     importlib.import_module("torch")
     made = PreTrainedTokenizerFast.from_pretrained(directory / "tokenizer", chat_template=CHATML)
     tokens = prepare(path, Encoder(made, MAX_LENGTH), directory / "data")
-    tell(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, tokens=tokens)
+    tell(peak=resident()["VmHWM"], tokens=tokens)  # ru_maxrss would be the parent's, where that had more
 
 
 def main(task: str, directory: str = "", path: str = "") -> None:
