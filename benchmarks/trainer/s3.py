@@ -27,6 +27,8 @@ from benchmarks.trainer.process import measured, tell
 from benchmarks.trainer.row import NotHere, Row, at_most
 from finetune_api.spec import Storage
 from finetune_trainer.background import start
+from finetune_trainer.checkpoints.uploads import RATE
+from finetune_trainer.storage.parallel import Group
 from finetune_trainer.storage.store import Store
 
 DOWNLOADED, UPLOADED = 128, 200
@@ -156,9 +158,14 @@ def _upload(url: str, size: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "weights").write_bytes(os.urandom(int(size) << 20))
         before = _cpu() - time.thread_time()
-        beside = stopped(step, partial(store.upload_all, Path(directory), ["weights"], f"{_PREFIX}checkpoint/"))
+        beside = stopped(step, partial(_upload_behind, store, Path(directory)))
         cpu = _cpu() - time.thread_time() - before
     tell(alone=alone["share"], cpu=cpu, **beside)
+
+
+def _upload_behind(store: Store, directory: Path) -> None:
+    """As a checkpoint's weights are uploaded."""
+    store.upload_all(directory, ["weights"], f"{_PREFIX}checkpoint/", Group(rate=RATE))
 
 
 def _training() -> Callable[[], None]:

@@ -1,6 +1,7 @@
 """Pieces of work that share one fate."""
 
 import threading
+import time
 
 import pytest
 
@@ -97,3 +98,32 @@ def test_a_group_below_another_ends_with_it_and_not_the_other_way_round():
         other.pause(60)
     with pytest.raises(Abandoned):
         Group(above).require()
+
+
+def test_work_with_a_rate_takes_its_time_however_many_share_it():
+    group, began = Group(rate=1_000_000), time.monotonic()
+    in_parallel(range(4), lambda _, below: below.spend(60_000), width=4, above=group)
+    assert time.monotonic() - began >= 0.2
+
+
+def test_whoever_waits_for_a_rate_goes_on_at_once_where_it_is_lifted():
+    group, waits = Group(rate=1), threading.Event()
+
+    def spend():
+        waits.set()
+        Group(group).spend(1_000_000)
+
+    thread = threading.Thread(target=spend, daemon=True)
+    thread.start()
+    waits.wait(10)
+    group.hurry()
+    thread.join(10)
+    assert not thread.is_alive()
+    Group(group).spend(1_000_000)
+
+
+def test_whoever_waits_for_a_rate_ends_where_the_work_is_abandoned():
+    group = Group(rate=1)
+    threading.Timer(0.01, group.abandon).start()
+    with pytest.raises(Abandoned):
+        Group(group).spend(1_000_000)

@@ -126,6 +126,7 @@ class Saver:
         elif isinstance(error, Stopped) or (self._stop.asked() and is_peer_lost(error)):
             if self._local is not self._stored and self._local not in self._uploads.pending():
                 self._bring(self._local)
+            self._uploads.hurry()
             in_time = self._uploads.wait(self._stop.seconds_left())
             raise Stopped(self._outlook(in_time)) from error
 

@@ -1,6 +1,7 @@
 """Several pieces of work at a time that end together: all done, or the first error and nothing left running."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -8,6 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+_DEBT_SECONDS = 0.03
+"""How far work with a rate may run ahead of it: few long pauses disturb others less than many short ones."""
 _FAREWELL_SECONDS = 2.0
 """What abandoned work gets to tidy up; whoever is told to stop waits no longer for it."""
 
@@ -17,10 +20,18 @@ class Abandoned(Exception):
 
 
 class Group:
-    """Pieces of work that share one fate. A group below another one shares that one's, too."""
+    """Pieces of work that share one fate. A group below another one shares that one's, too.
 
-    def __init__(self, above: "Group | None" = None) -> None:
+    Args:
+        above: the other one.
+        rate: bytes a second that all of them together may send, until somebody says :meth:`hurry`.
+    """
+
+    def __init__(self, above: "Group | None" = None, rate: float | None = None) -> None:
         self._above = above
+        self._top: Group = above._top if above else self
+        self._rate = rate
+        self._paid_until = 0.0
         self._changed: threading.Condition = above._changed if above else threading.Condition()
         self._abandoned = False
 
@@ -39,6 +50,23 @@ class Group:
         """Raises Abandoned where the work is no longer wanted."""
         if self.abandoned:
             raise Abandoned
+
+    def hurry(self) -> None:
+        """From here on there is no rate, also for those that wait for it."""
+        with self._changed:
+            self._top._rate = None
+            self._changed.notify_all()
+
+    def spend(self, size: int) -> None:
+        """Before ``size`` bytes are sent: waits as long as the rate wants it. Raises Abandoned as :meth:`pause`."""
+        top = self._top
+        with self._changed:
+            if top._rate is not None:
+                now = time.monotonic()
+                top._paid_until = max(top._paid_until, now) + size / top._rate
+                if (debt := top._paid_until - now) > _DEBT_SECONDS:
+                    self._changed.wait_for(lambda: self.abandoned or top._rate is None, debt)
+        self.require()
 
     def pause(self, seconds: float) -> None:
         """Waits. Raises Abandoned, at once, where the work is no longer wanted."""

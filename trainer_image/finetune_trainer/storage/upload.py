@@ -239,6 +239,7 @@ class _Body:
         self._group.require()
         wanted = self._view[: self._piece.length - self._position]
         count = os.preadv(self._piece.file, [wanted], self._piece.start + self._position) if wanted else 0
+        self._group.spend(count)
         self._position += count
         return wanted[:count]
 
