@@ -28,6 +28,7 @@ SECTIONS = {
     "startup": "CPU-seconds from the start to the first optimizer step, beside TRL and the floor",
     "gpu": "LoRA on a Llama of 8 billion weights: speed, memory, longest context; needs a CUDA GPU",
     "encoder": "text classification with a real pre-trained encoder: speed and F1, beside transformers' Trainer",
+    "seq2seq": "translations and summaries with a T5: speed and eval loss, beside transformers' Seq2SeqTrainer",
     "preparation": "from records to tokens: speed beside the tokenizer alone, and memory",
     "s3": "processor time of downloads beside download_file, and how far an upload stops the training loop",
 }

@@ -144,43 +144,8 @@ def _without_folders(model: Path, directory: Path) -> Path:
 
 
 def _ours(server: ours.Server, out: Path) -> dict[str, Any]:
-    scratch = out.with_name(f"{out.name}-scratch")
-    scratch.mkdir()
-    content = {
-        "contract": 1,
-        "job": {"namespace": ours.BUCKET, "name": "encoder", "uid": out.name},
-        "attempt": 0,
-        "task": "text-classification",
-        "model": {"uri": f"s3://{ours.BUCKET}/encoder/"},
-        "storage": {"endpointUrl": server.url},
-        "data": {
-            "train": [{"uri": f"s3://{ours.BUCKET}/train.jsonl"}],
-            "validation": [{"uri": f"s3://{ours.BUCKET}/held_out.jsonl"}],
-        },
-        "method": {"adapter": "none"},
-        "training": {
-            "epochs": 1,
-            "learningRate": RATE,
-            "schedule": "linear",
-            "warmupFraction": 0,
-            "batchSize": BATCH,
-            "maxLength": LONGEST,
-            "seed": SEED,
-            "precision": "fp32",
-        },
-        "evaluation": {"baseline": False},
-        "outputPrefix": f"s3://{ours.BUCKET}/out/{out.name}/",
-    }
-    (scratch / "run.json").write_text(json.dumps(content))
-    log = scratch / "termination-log"
-    figures = measured(
-        *("-m", "benchmarks.trainer.encoder", "ours", "--run", str(scratch / "run.json")),
-        FINETUNE_SCRATCH=str(scratch),
-        FINETUNE_TERMINATION_LOG=str(log),
-    )
-    location = json.loads(log.read_bytes())["result"]["modelURI"]
-    server.get_directory(location.removeprefix(f"s3://{ours.BUCKET}/"), out)
-    return figures
+    training = {"epochs": 1, "learningRate": RATE, "batchSize": BATCH, "maxLength": LONGEST, "seed": SEED}
+    return ours.train_whole(server, "encoder", "text-classification", training, {}, out)
 
 
 def _theirs(directory: Path, out: Path) -> dict[str, Any]:

@@ -128,6 +128,44 @@ def train(
     return figures
 
 
+def train_whole(
+    server: Server, section: str, task: str, training: dict[str, Any], evaluation: dict[str, Any], out: Path
+) -> dict[str, Any]:
+    """Trains all weights of the model below ``<section>/`` on train.jsonl by the section's own way into the trainer
+    (``python -m benchmarks.trainer.<section> ours``), fetches the model to ``out``, and returns what it took.
+
+    ``training`` and ``evaluation`` add to the sections of these names.
+    """
+    scratch = out.with_name(f"{out.name}-scratch")
+    scratch.mkdir()
+    content = {
+        "contract": 1,
+        "job": {"namespace": BUCKET, "name": section, "uid": out.name},
+        "attempt": 0,
+        "task": task,
+        "model": {"uri": f"s3://{BUCKET}/{section}/"},
+        "storage": {"endpointUrl": server.url},
+        "data": {
+            "train": [{"uri": f"s3://{BUCKET}/train.jsonl"}],
+            "validation": [{"uri": f"s3://{BUCKET}/held_out.jsonl"}],
+        },
+        "method": {"adapter": "none"},
+        "training": {"schedule": "linear", "warmupFraction": 0, "precision": "fp32"} | training,
+        "evaluation": {"baseline": False} | evaluation,
+        "outputPrefix": f"s3://{BUCKET}/out/{out.name}/",
+    }
+    (scratch / "run.json").write_text(json.dumps(content))
+    log = scratch / "termination-log"
+    figures = measured(
+        *("-m", f"benchmarks.trainer.{section}", "ours", "--run", str(scratch / "run.json")),
+        FINETUNE_SCRATCH=str(scratch),
+        FINETUNE_TERMINATION_LOG=str(log),
+    )
+    location = json.loads(log.read_bytes())["result"]["modelURI"]
+    server.get_directory(location.removeprefix(f"s3://{BUCKET}/"), out)
+    return figures
+
+
 def main(more: Callable[[], dict[str, Any]] = dict) -> int:
     """The trainer, with a meter from ``begin_training`` to the last step; ``more`` tells other figures at the end."""
     from benchmarks.trainer.meter import Meter

@@ -97,6 +97,8 @@ MEASURED = {
 SCENARIOS |= {
     "LoRA, whole, averaged, the best one": Scenario("ddp", **MEASURED),
     "all weights, sharded, averaged, the best one": Scenario("fsdp2", FULL, **MEASURED),
+    "LoRA, whole, an encoder and a decoder": Scenario("ddp", model="T5", task="text2text-generation"),
+    "all weights, sharded, an encoder and a decoder": Scenario("fsdp2", FULL, model="T5", task="text2text-generation"),
 }
 DROPOUT = {"lora": {"dropout": 0.2}}
 INTERRUPTED = {

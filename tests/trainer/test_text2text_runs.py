@@ -1,9 +1,11 @@
 """Whole runs of text2text-generation, and of answers that are measured."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from finetune_api.run import ExitCode
 from tests import tiny
@@ -33,7 +35,7 @@ def said(model, tokenizer, prompts):
 
 
 @pytest.mark.parametrize(("kind", "adapter"), [("t5", "none"), ("t5", "lora"), ("bart", "lora")])
-def test_a_model_learns_to_write_what_it_reads(s3, trainer, uris, directories, tmp_path, kind, adapter):
+def test_a_model_learns_to_write_what_it_reads(s3, trainer, uris, directories, tmp_path, monkeypatch, kind, adapter):
     """Its answers are right word by word. With labels that are not shifted, or shifted twice, the loss would go down as
     well, and the answers would be wrong; without the source they would be wrong too, since it tells which number."""
     ended = trainer.run(
@@ -58,13 +60,14 @@ def test_a_model_learns_to_write_what_it_reads(s3, trainer, uris, directories, t
         assert sample["prompt"].startswith("say ")
         assert sample["tuned"].strip() == sample["reference"].strip() != sample["base"].strip()
 
-    published = s3.fetch(ended.location, tmp_path / "published")
-    tokenizer = AutoTokenizer.from_pretrained(published)
-    if adapter == "none":
-        model = AutoModelForSeq2SeqLM.from_pretrained(published)
-    else:
-        model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(directories[kind]), published)
-    told = said(model.eval(), tokenizer, [sample["prompt"] for sample in report["samples"]])
+    s3.fetch(ended.location, tmp_path / "this-directory")
+    (tmp_path / "the-base").symlink_to(directories[kind])
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "this-directory" / "README.md").read_text()
+    loaded: dict[str, Any] = {}
+    exec(card.partition("```python\n")[2].partition("```")[0], loaded)
+    assert isinstance(loaded["model"], PeftModel if adapter == "lora" else PreTrainedModel)
+    told = said(loaded["model"].eval(), loaded["tokenizer"], [sample["prompt"] for sample in report["samples"]])
     assert told == [sample["tuned"] for sample in report["samples"]]
 
 
@@ -154,8 +157,8 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(
 @pytest.mark.parametrize(("task", "model"), [(T2T, None), ("text-generation", "t5")])
 def test_a_model_of_another_architecture_is_refused_with_the_way_out(trainer, uris, task, model):
     ended = trainer.run(task=task, **({"model": {"uri": uris[model]}} if model else {}))
-    print(ended.message)
     assert ended.code == ExitCode.MODEL_INVALID
+    assert f"spec.task is {task}, but {ended.config.model.uri} is a {'t5' if model else 'llama'}" in ended.message
 
 
 def test_answers_are_measured_on_the_way_where_training_watches_them(s3, trainer, uris):

@@ -20,7 +20,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 from finetune_trainer.scaling.launch import Gang, Nodes, start
 from finetune_trainer.scaling.ranks import ENV_SHARED, Ranks, deal
 from finetune_trainer.training.batches import Cut
-from tests import encoders
+from tests import encoders, tiny
 from tests.trainer.several import INTERRUPTED, SCENARIOS, Several
 
 SMALL = (
@@ -94,9 +94,10 @@ def test_without_a_place_to_share_each_prepares_for_itself():
 
 @pytest.fixture(scope="module")
 def models(model_directory, tmp_path_factory):
-    """A Llama; one whose embeddings are its head, too; a model whose layers an attempt to pack leaves half-way; and an
-    encoder without a head."""
+    """A Llama; one whose embeddings are its head, too; a model whose layers an attempt to pack leaves half-way; an
+    encoder without a head; and an encoder with a decoder."""
     directory = tmp_path_factory.mktemp("models")
+    tiny.save_reader_and_writer(directory / "T5")
     for name in ("Llama", "tied", "soft caps"):
         shutil.copytree(model_directory, directory / name)
     torch.manual_seed(0)
