@@ -64,6 +64,8 @@ class Reason(StrEnum):
     MODEL_JOB_NOT_FINISHED = "ModelJobNotFinished"
     MODEL_JOB_FAILED = "ModelJobFailed"
     MODEL_JOB_NOT_A_MODEL = "ModelJobNotAModel"
+    MODEL_JOB_UNSUITABLE = "ModelJobUnsuitable"
+    MODEL_JOBS_DIFFER = "ModelJobsDiffer"
     NAME_CONFLICT = "NameConflict"
     JOB_REFUSED = "JobRefused"
 
@@ -126,23 +128,34 @@ MEANINGS: dict[Reason, Meaning] = {
         Fault.USER,
     ),
     Reason.MODEL_JOB_NOT_FOUND: Meaning(
-        "spec.model.uri names a job:// that does not exist in this namespace, or the job itself.",
+        "spec.model names a job:// that does not exist in this namespace, or the job itself.",
         f"correct the name or create that job first, then {_AGAIN}",
         Fault.USER,
     ),
     Reason.MODEL_JOB_NOT_FINISHED: Meaning(
-        "spec.model.uri names a job:// that has not finished.",
+        "spec.model names a job:// that has not finished.",
         "wait until its phase is Succeeded, then delete this FineTuneJob and apply it again",
         Fault.USER,
     ),
     Reason.MODEL_JOB_FAILED: Meaning(
-        "spec.model.uri names a job:// that failed or was cancelled.",
+        "spec.model names a job:// that failed or was cancelled.",
         f"mend that job first, then {_AGAIN}",
         Fault.USER,
     ),
     Reason.MODEL_JOB_NOT_A_MODEL: Meaning(
-        "spec.model.uri names a job:// that published an adapter; starting from an adapter is not supported yet.",
-        f"name a job whose method.adapter is none: {_AGAIN}",
+        "spec.model names a job:// that published nothing to start from, or an older version that did not write down "
+        "what its adapter belongs on.",
+        f"run that job again, then {_SAME_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.MODEL_JOB_UNSUITABLE: Meaning(
+        "What a job:// of spec.model published cannot be started from in the way that the spec asks for.",
+        f"correct spec.method or name another job: {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.MODEL_JOBS_DIFFER: Meaning(
+        "The adapters of spec.model.combine do not belong on one and the same base.",
+        f"name jobs that started from one model: {_AGAIN}",
         Fault.USER,
     ),
     Reason.NAME_CONFLICT: Meaning(

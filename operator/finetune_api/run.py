@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from finetune_api.base import Model, StatusModel
+from finetune_api.base import Model, Rule, StatusModel
 from finetune_api.conditions import Phase, Reason
 from finetune_api.spec import PLAIN_PATH, Checkpoint, Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
 from finetune_api.status import Metric, Result, Usage
@@ -82,8 +82,30 @@ class JobIdentity(Model):
     uid: str
 
 
+class AdapterLocation(Model):
+    """An adapter that a FineTuneJob published."""
+
+    uri: Annotated[str, Field(pattern=r"^s3://[^/].*$")]
+    """``s3://bucket/prefix/``."""
+    digest: str
+    """``sha256:…`` that its manifest must have."""
+    job: str
+    """Name of the FineTuneJob."""
+    weight: float = 1.0
+    """Among those that are combined."""
+
+    rules = (PLAIN_PATH,)
+
+
+class Combination(Model):
+    """How several adapters become one."""
+
+    method: Literal["linear", "cat", "svd", "ties", "dare_linear", "dare_ties"]
+    density: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
 class ModelLocation(Model):
-    """The model to load, after ``job://`` was resolved."""
+    """The model to load, after ``job://`` was resolved: a base, and what belongs on it."""
 
     uri: Annotated[str, Field(pattern=r"^(hf|s3)://[^/].*$")]
     """``hf://org/name`` or ``s3://bucket/prefix/``."""
@@ -93,8 +115,24 @@ class ModelLocation(Model):
     """The URI that the user wrote, where it was another (``job://…``)."""
     digest: str | None = None
     """``sha256:…`` that the manifest of a ``job://`` result must have."""
+    version: str | None = None
+    """Of the bytes that the adapters below were made for, where no manifest vouches for the base."""
+    stack: tuple[AdapterLocation, ...] = ()
+    """Adapters that are part of the model: merged into it one after the other, the first one first."""
+    adapters: tuple[AdapterLocation, ...] = ()
+    """The adapter to go on with, or several that become one first. None: a new one, or none at all."""
+    combination: Combination | None = None
+    """What several adapters become one by."""
 
-    rules = (PLAIN_PATH,)
+    rules = (
+        PLAIN_PATH,
+        Rule(
+            "combination",
+            "has(self.combination) == (has(self.adapters) && size(self.adapters) > 1)",
+            "several adapters need a combination, and only they",
+            lambda m: (m.combination is not None) == (len(m.adapters) > 1),
+        ),
+    )
 
 
 class RunConfig(Model):
@@ -163,7 +201,8 @@ class RunResult(StatusModel):
     error: RunError | None = None
 
     def termination_message(self) -> str:
-        """JSON that fits: where it would not, the error's message is cut, then metrics are left out from the end."""
+        """JSON that fits: where it would not, the error's message is cut, then metrics are left out from the end, then
+        what an adapter belongs on, without which no job can start from it."""
         kept = self
         while len(text := kept.to_json().encode()) > TERMINATION_LOG_LIMIT:
             surplus = len(text) - TERMINATION_LOG_LIMIT
@@ -172,6 +211,8 @@ class RunResult(StatusModel):
                 kept = kept.model_copy(update={"error": kept.error.model_copy(update={"message": short})})
             elif kept.metrics:
                 kept = kept.model_copy(update={"metrics": kept.metrics[:-1]})
+            elif kept.result and kept.result.built_on:
+                kept = kept.model_copy(update={"result": kept.result.model_copy(update={"built_on": None})})
             else:
                 raise ValueError(f"a result of {len(text)} bytes does not fit a termination message")
         return text.decode()

@@ -5,6 +5,7 @@ A field's docstring is its description in the CRD and in the reference.
 """
 
 import re
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -37,38 +38,101 @@ TEMPLATE = Rule(
 )
 
 
+class CombinedAdapter(Model):
+    """One adapter among several."""
+
+    uri: Annotated[Uri, Field(pattern=r"^job://[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+    """`job://name`: the FineTuneJob of this namespace that published it."""
+    weight: Annotated[float, Field(ge=-100, le=100)] | None = None
+    """What it counts. Negative: what it learned is taken away. Give it for all adapters or for none. Absent: all count
+    the same, and 1 together."""
+
+
+class Combine(Model):
+    """Several adapters of one base, combined into one."""
+
+    adapters: Annotated[tuple[CombinedAdapter, ...], Field(min_length=2, max_length=8)]
+    """LoRA adapters of one and the same base."""
+    method: Literal["linear", "cat", "svd", "ties", "dare_linear", "dare_ties"] = "linear"
+    """How, in PEFT's words. `cat`: the weighted sum of the updates, exactly; the ranks add up. `svd`: the same, as near
+    as the highest of the ranks allows. `linear`: the matrices are summed one by one, which is near the sum of the
+    updates where the adapters are alike. `ties`: linear, of the largest values whose sign most agree on. `dare_linear`,
+    `dare_ties`: the same of values drawn by training.seed, the others being zero. All but cat and svd need adapters of
+    one rank."""
+    density: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the values that ties, dare_linear and dare_ties keep. Absent: 0.5."""
+
+    rules = (
+        Rule(
+            "adapters",
+            "self.adapters.all(a, self.adapters.exists_one(b, b.uri == a.uri))",
+            "combine.adapters must not name a job twice: raise its weight instead",
+            lambda c: len({adapter.uri for adapter in c.adapters}) == len(c.adapters),
+        ),
+        Rule(
+            "adapters",
+            "self.adapters.all(a, has(a.weight)) || self.adapters.all(a, !has(a.weight))",
+            "give a weight for all of combine.adapters or for none",
+            lambda c: len({adapter.weight is None for adapter in c.adapters}) == 1,
+        ),
+        Rule(
+            "density",
+            "!has(self.density) || self.method in ['ties', 'dare_linear', 'dare_ties']",
+            "combine.density is for the methods ties, dare_linear and dare_ties",
+            lambda c: c.density is None or c.method in ("ties", "dare_linear", "dare_ties"),
+        ),
+    )
+
+
 class ModelSource(Model):
     """The model to start from."""
 
-    uri: Annotated[Uri, Field(pattern=r"^((hf|s3|pvc)://[^/].*|job://[a-z0-9]([a-z0-9.-]*[a-z0-9])?)$")]
+    uri: Annotated[Uri, Field(pattern=r"^((hf|s3|pvc)://[^/].*|job://[a-z0-9]([a-z0-9.-]*[a-z0-9])?)$")] | None = None
     """Where it lies: `hf://org/name` (Hugging Face hub), `s3://bucket/prefix/` (a directory with config.json, tokenizer
-    and safetensors), `job://name` (what another FineTuneJob of this namespace published)."""
+    and safetensors), `job://name` (what another FineTuneJob of this namespace published: a model, or an adapter with
+    all that it was built on, see method.from). Give this or combine."""
+    combine: Combine | None = None
+    """Adapters of several finished FineTuneJobs to start from as one: trained further, or with training.maxSteps 0
+    measured and published as it is. Its metrics stand beside those of the base without any of them."""
     revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Branch, tag or commit of an `hf://` model. Absent: the default branch; the commit is recorded in the result."""
     credentials: SecretName | None = None
-    """Secret whose key `token` is a Hugging Face token, for gated or private models."""
+    """Secret whose key `token` is a Hugging Face token, for gated or private models; also where a `job://` is built on
+    one."""
 
     rules = (
         Rule(
             "uri",
-            "!self.uri.startsWith('pvc://')",
+            "has(self.uri) != has(self.combine)",
+            "give either model.uri or model.combine, one of the two",
+            lambda m: (m.uri is None) != (m.combine is None),
+        ),
+        Rule(
+            "uri",
+            "!has(self.uri) || !self.uri.startsWith('pvc://')",
             "pvc:// models are not supported yet: copy the model to S3 and name it with s3://",
-            lambda m: not m.uri.startswith("pvc://"),
+            lambda m: not _starts(m, "pvc://"),
         ),
         Rule(
             "revision",
-            "!has(self.revision) || self.uri.startsWith('hf://')",
+            "!has(self.revision) || (has(self.uri) && self.uri.startsWith('hf://'))",
             "revision is for hf:// models only",
-            lambda m: m.revision is None or m.uri.startswith("hf://"),
+            lambda m: m.revision is None or _starts(m, "hf://"),
         ),
         Rule(
             "credentials",
-            "!has(self.credentials) || self.uri.startsWith('hf://')",
+            "!has(self.credentials) || !has(self.uri) || !self.uri.startsWith('s3://')",
             "credentials are for hf:// models only; S3 credentials go to spec.storage.credentials",
-            lambda m: m.credentials is None or m.uri.startswith("hf://"),
+            lambda m: m.credentials is None or not _starts(m, "s3://"),
         ),
-        PLAIN_PATH,
+        replace(
+            PLAIN_PATH, cel=f"!has(self.uri) || {PLAIN_PATH.cel}", holds=lambda m: not m.uri or PLAIN_PATH.holds(m)
+        ),
     )
+
+
+def _starts(model: ModelSource, scheme: str) -> bool:
+    return (model.uri or "").startswith(scheme)
 
 
 class Storage(Model):
@@ -352,6 +416,11 @@ class Method(Model):
     (NF4, double quantisation), which takes a quarter of the memory for it and more time; `ia3`, vectors that scale
     keys, values and feed-forward blocks; `prompt`, embeddings of virtual tokens; `prefix`, keys and values of virtual
     tokens in every layer. `none`: the weights of the model itself."""
+    from_: Annotated[Literal["continue", "merge"] | None, Field(alias="from")] = None
+    """What becomes of the adapter that a `job://` published. `continue`: it is trained on, with the settings that it
+    has, and the result belongs on the same base. `merge`: it becomes part of the model, and a new adapter is put on
+    top, or with `adapter: none` all weights are trained. Absent: `continue` where this job asks for the same kind of
+    adapter and gives no settings of it, since one adapter on one base is the simplest to use; else `merge`."""
     lora: Lora | None = None
     """Settings of `adapter: lora` and `qlora`. Absent: rank 16, alpha 32, no dropout, all linear layers."""
     ia3: Ia3 | None = None
@@ -373,6 +442,20 @@ class Method(Model):
 
     rules = (
         *(_only_for(objective, "objective", objective) for objective in ("dpo", "orpo", "simpo", "kto")),
+        Rule(
+            "from",
+            "!has(self.from) || self.from != 'continue' || self.adapter != 'none'",
+            "method.from continue goes on with an adapter: choose its kind in method.adapter, or merge",
+            lambda m: m.from_ != "continue" or m.adapter != "none",
+        ),
+        Rule(
+            "from",
+            "!has(self.from) || self.from != 'continue' || "
+            "(!has(self.lora) && !has(self.ia3) && !has(self.prompt) && !has(self.prefix))",
+            "method.from continue keeps the settings that the adapter has: leave method.lora, ia3, prompt and prefix "
+            "out, or merge",
+            lambda m: m.from_ != "continue" or not (m.lora or m.ia3 or m.prompt or m.prefix),
+        ),
         Rule(
             "lora",
             "!has(self.lora) || self.adapter in ['lora', 'qlora']",
@@ -437,8 +520,9 @@ class Training(Model):
 
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Passes over the training set; 0.5 is half of it. Give this or maxSteps. Absent, both: 3."""
-    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Optimizer steps. Give this or epochs."""
+    max_steps: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    """Optimizer steps. Give this or epochs. 0: the adapter, or the combination of several, that the job starts from is
+    measured and published as it is."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Highest learning rate. Absent: 2e-4 for an adapter, 2e-5 for full tuning; for text2text-generation 5e-4 and
     1e-4. Of an adapter, ia3 has 15 times, prefix 50 times and prompt 100 times that."""
@@ -725,6 +809,26 @@ class FineTuneJobSpec(Model):
             "self.method.objective == 'sft' || self.task == 'text-generation'",
             "method.objective other than sft is for task text-generation only",
             lambda s: s.method.objective == "sft" or s.task == "text-generation",
+        ),
+        Rule(
+            "method",
+            "!has(self.method.from) || (has(self.model.uri) && self.model.uri.startsWith('job://'))",
+            "method.from is for a model.uri of job:// only",
+            lambda s: s.method.from_ is None or _starts(s.model, "job://"),
+        ),
+        Rule(
+            "method",
+            "!has(self.model.combine) || (self.method.adapter in ['lora', 'qlora'] && !has(self.method.lora))",
+            "model.combine makes one LoRA adapter, with settings that follow from those combined: "
+            "method.adapter may be lora or qlora, without method.lora",
+            lambda s: s.model.combine is None or (s.method.adapter in ("lora", "qlora") and s.method.lora is None),
+        ),
+        Rule(
+            "training",
+            "!has(self.training.maxSteps) || self.training.maxSteps > 0 || has(self.model.combine) || "
+            "(has(self.model.uri) && self.model.uri.startsWith('job://'))",
+            "training.maxSteps 0 trains nothing: it is for model.combine, or for the adapter of a job://",
+            lambda s: s.training.max_steps != 0 or s.model.combine is not None or _starts(s.model, "job://"),
         ),
         Rule(
             "training",

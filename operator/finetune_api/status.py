@@ -102,6 +102,32 @@ class Metric(StatusModel):
     """Of the base."""
 
 
+class BuiltOnAdapter(StatusModel):
+    """An adapter that is part of a model."""
+
+    uri: str
+    """Where it lies."""
+    digest: str
+    """`sha256:…` of its manifest."""
+    job: str
+    """FineTuneJob that published it."""
+
+
+class BuiltOn(StatusModel):
+    """What an adapter belongs on: a base, and the adapters that were merged into it first."""
+
+    uri: str
+    """Where the base lies: `hf://org/name` or `s3://bucket/prefix/`."""
+    revision: str | None = None
+    """Commit of the base, if it came from a hub."""
+    digest: str | None = None
+    """`sha256:…` of the base's manifest, if a FineTuneJob published it."""
+    version: str | None = None
+    """Of the base's bytes, where neither is known."""
+    adapters: Annotated[tuple[BuiltOnAdapter, ...], Field(max_length=8)] = ()
+    """Adapters that were merged into it, the first one first."""
+
+
 class Result(StatusModel):
     """What was published."""
 
@@ -117,6 +143,8 @@ class Result(StatusModel):
     """Commit of the base model, if it came from a hub."""
     rank: int | None = None
     """Rank of the published LoRA adapter: twice that of the training where lora.initialization is pissa or olora."""
+    built_on: BuiltOn | None = None
+    """What the adapter belongs on."""
     report_uri: Annotated[str | None, Field(alias="reportURI")] = None
     """Where the full report lies (JSON)."""
     gate: str | None = None

@@ -3,7 +3,8 @@
 The caches hold these small forms, not the objects of the API server.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
@@ -146,8 +147,8 @@ class Observed:
     """The pods of our Job, oldest first."""
     report: ReceivedReport | None = None
     """The last report of the newest pod."""
-    source: Raw | None = None
-    """The FineTuneJob that spec.model.uri names by ``job://``."""
+    sources: Mapping[str, Raw] = field(default_factory=dict)
+    """The FineTuneJobs that spec.model names by ``job://``, by name, as far as they exist."""
     confirmed: bool = False
     """Whether all of the above was read from the API server itself a moment ago, not from caches."""
     refusal: str | None = None

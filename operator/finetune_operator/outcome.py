@@ -23,7 +23,8 @@ class CreateJob:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Read Job, pods and the model's job from the API server itself, before a verdict that cannot be taken back."""
+    """Read Job, pods and what ``job://`` names from the API server itself, before a verdict that cannot be taken
+    back."""
 
 
 Action = CreateJob | Confirm

@@ -230,7 +230,7 @@ def create(s: Situation) -> Outcome | Action | None:
     if isinstance(s.job, InvalidSpec):
         return None
     try:
-        model = resolve(s.job.spec.model, s.meta["namespace"], s.meta["name"], s.observed.source)
+        model = resolve(s.job.spec, s.meta["namespace"], s.meta["name"], s.observed.sources)
     except ModelRefused as e:
         return _failed(e.failure, accepted=False) if s.observed.confirmed else Confirm()
     return CreateJob(job_manifest(s.job, 0, model, s.settings, s.reporting))

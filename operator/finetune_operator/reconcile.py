@@ -17,7 +17,7 @@ from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
-from finetune_operator.world import Key, World, sorted_pods, source_key
+from finetune_operator.world import Key, World, sorted_pods, source_keys
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +85,12 @@ class Reconciler:
         namespace, uid = raw["metadata"]["namespace"], raw["metadata"]["uid"]
         job = await self._cluster.get_job(namespace, child)
         pods = await self._cluster.list_pods_of(namespace, uid) if job else []
-        source = source_key(raw)
+        sources = {key[1]: await self._cluster.get_finetunejob(*key) for key in source_keys(raw)}
         return replace(
             observed,
             job=JobState.of(job) if job else None,
             pods=sorted_pods([PodState.of(pod) for pod in pods]),
-            source=await self._cluster.get_finetunejob(*source) if source else None,
+            sources={name: source for name, source in sources.items() if source is not None},
             confirmed=True,
         )
 

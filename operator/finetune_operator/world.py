@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 from finetune_operator.cluster import JOBS, MANAGED, PODS, ApiError, Cluster, Unreachable
 from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport
-from finetune_operator.source import source_name
+from finetune_operator.source import source_names
 
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
@@ -284,21 +284,19 @@ class World:
             job=job,
             pods=pods,
             report=self._reports.get(pods[-1].uid) if pods else None,
-            source=self.source(raw),
+            sources=self.sources(raw),
             written_at=written_at,
         )
 
-    def source(self, raw: Raw) -> Raw | None:
-        """The FineTuneJob that another one's ``job://`` names."""
-        key = source_key(raw)
-        return self.get(key) if key else None
+    def sources(self, raw: Raw) -> dict[str, Raw]:
+        """The FineTuneJobs that another one's ``job://`` names, by name, as far as they exist."""
+        return {key[1]: found for key in source_keys(raw) if (found := self.get(key))}
 
 
-def source_key(raw: Raw) -> Key | None:
-    """Which FineTuneJob a FineTuneJob starts from, if it does."""
-    model = (raw.get("spec") or {}).get("model")
-    name = source_name(model.get("uri")) if isinstance(model, dict) else None
-    return (raw["metadata"]["namespace"], name) if name else None
+def source_keys(raw: Raw) -> list[Key]:
+    """Which FineTuneJobs a FineTuneJob starts from, if it does."""
+    names = source_names((raw.get("spec") or {}).get("model"))
+    return [(raw["metadata"]["namespace"], name) for name in names]
 
 
 def sorted_pods(pods: list[PodState]) -> tuple[PodState, ...]:

@@ -55,6 +55,15 @@ VALUES: dict[str, st.SearchStrategy[object]] = {
     ),
     "model.revision": st.sampled_from(["main", ""]),
     "model.credentials": st.sampled_from(["token", "UPPER"]),
+    "model.combine": st.sampled_from(
+        [
+            {"adapters": [{"uri": "job://a"}, {"uri": "job://b"}]},
+            {"adapters": [{"uri": "job://a", "weight": 1}, {"uri": "job://b"}]},
+            {"adapters": [{"uri": "job://a"}, {"uri": "job://a"}], "method": "svd"},
+            {"adapters": [{"uri": "job://a"}, {"uri": "job://b"}], "method": "dare_ties", "density": 0.5},
+        ]
+    ),
+    "method.from": st.sampled_from(["continue", "merge"]),
     "storage.endpointUrl": st.sampled_from(["https://minio:9000", "minio"]),
     "data.validationFraction": st.sampled_from([None, 0, 0.5, 1]),
     "data.validation": st.sampled_from([[], [{"uri": "s3://b/v.jsonl"}], [{"uri": "s3://b/v.jsonl", "weight": 1}]]),
@@ -128,6 +137,8 @@ def test_api_server_and_models_never_disagree(changes: list[tuple[str, object]])
     spec = TEN_LINES
     for path, value in changes:
         spec = merged(spec, path, value)
+    if "combine" in spec["model"] and len(changes) > 1:
+        del spec["model"]["uri"]
     assert bool(refused_by_the_crd(spec)) == refused_by_the_models(spec)
 
 

@@ -19,7 +19,7 @@ from finetune_api.run import (
     RunError,
     RunResult,
 )
-from finetune_api.status import Metric
+from finetune_api.status import BuiltOn, BuiltOnAdapter, Metric, Result
 
 SPEC = {
     "model": {"uri": "hf://org/model", "revision": "main"},
@@ -139,3 +139,11 @@ def test_a_reported_value_that_is_no_finite_number_counts_as_absent(value: str) 
         {"trainerStatus": {"lastUpdatedTime": "", "metrics": [{"name": "loss", "value": value}]}}
     )
     assert report.trainer_status.number("loss") is None
+
+
+def test_a_result_without_room_keeps_where_it_lies_rather_than_what_it_is_built_on() -> None:
+    below = tuple(BuiltOnAdapter(uri=f"s3://b/{'x' * 600}/", digest="sha256:d", job="a") for _ in range(8))
+    built_on = BuiltOn(uri="hf://org/name", revision="c0ffee", adapters=below)
+    result = RunResult(outcome="Succeeded", result=Result(adapter_uri="s3://b/a/", built_on=built_on))
+    read = RunResult.model_validate_json(result.termination_message())
+    assert read.result == Result(adapter_uri="s3://b/a/")

@@ -35,6 +35,8 @@ def changed(path: str, value: object) -> dict[str, Any]:
     return spec
 
 
+TWO = [{"uri": "job://a"}, {"uri": "job://b"}]
+
 BROKEN = [
     ("epochz", 2, "spec.epochz"),
     ("model", None, "spec.model: Field required"),
@@ -69,7 +71,8 @@ BROKEN = [
     ("training.learningRate", 0, "spec.training.learningRate"),
     ("training.learningRate", 1.5, "spec.training.learningRate"),
     ("training.epochs", 0, "spec.training.epochs"),
-    ("training.maxSteps", 0, "spec.training.maxSteps"),
+    ("training.maxSteps", -1, "spec.training.maxSteps"),
+    ("training.maxSteps", 0, "training.maxSteps 0 trains nothing"),
     ("training.warmupFraction", 1.1, "spec.training.warmupFraction"),
     ("evaluation.metrics", ["blue"], "spec.evaluation.metrics.0"),
     ("evaluation.generateRecords", 0, "spec.evaluation.generateRecords"),
@@ -99,7 +102,18 @@ BROKEN = [
     ("method", {"adapter": "ia3", "ia3": {"feedforwardModules": ["fc2"]}}, "must be among ia3.targetModules"),
     ("method", {"adapter": "prompt", "prompt": {"virtualTokens": 0}}, "spec.method.prompt.virtualTokens"),
     ("model", {"uri": "s3://b/m/", "revision": "main"}, "revision is for hf:// models only"),
-    ("model", {"uri": "job://base", "credentials": "token"}, "credentials are for hf:// models only"),
+    ("model", {"uri": "s3://b/m/", "credentials": "token"}, "credentials are for hf:// models only"),
+    ("model", {}, "give either model.uri or model.combine"),
+    ("model", {"uri": "job://a", "combine": {"adapters": TWO}}, "give either model.uri or model.combine"),
+    ("model", {"combine": {"adapters": TWO[:1]}}, "spec.model.combine.adapters"),
+    ("model", {"combine": {"adapters": [TWO[0], TWO[0]]}}, "must not name a job twice"),
+    ("model", {"combine": {"adapters": [TWO[0] | {"weight": 1}, TWO[1]]}}, "give a weight for all"),
+    ("model", {"combine": {"adapters": [{"uri": "s3://b/a/"}, TWO[1]]}}, "spec.model.combine.adapters.0.uri"),
+    ("model", {"combine": {"adapters": TWO, "density": 0.5}}, "combine.density is for the methods ties"),
+    ("model", {"combine": {"adapters": TWO, "method": "ties", "density": 0}}, "spec.model.combine.density"),
+    ("method", {"from": "merge"}, "method.from is for a model.uri of job:// only"),
+    ("method", {"from": "continue", "lora": {}}, "method.from continue keeps the settings"),
+    ("method", {"from": "continue", "adapter": "none"}, "method.from continue goes on with an adapter"),
     ("model.uri", "pvc://claim/model", "pvc:// models are not supported yet"),
     ("resources.nodes", 2, "more than one node is not supported yet"),
     ("training.labelSmoothing", 1, "spec.training.labelSmoothing"),

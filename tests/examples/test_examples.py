@@ -15,7 +15,7 @@ from finetune_api.status import Metric
 from finetune_local.run import documents
 from finetune_local.s3 import Bucketeer
 from finetune_operator.render import run_config
-from finetune_operator.source import resolve, source_name
+from finetune_operator.source import resolve
 from tests.api.test_agreement import refused_by_the_crd
 from tests.trainer.zygote import Order, Zygote
 
@@ -45,7 +45,7 @@ class Stage:
         name = fit.job["metadata"]["name"]
         uid = f"{self._folder.name}-{name}"
         job = FineTuneJob.read(fit.job | {"metadata": {"name": name, "namespace": "default", "uid": uid}})
-        model = resolve(job.spec.model, "default", name, self._ended.get(source_name(job.spec.model.uri) or ""))
+        model = resolve(job.spec, "default", name, self._ended)
         directory = self._folder / name
         directory.mkdir()
         life = self._zygote.run(Order(run_config(job, 0, model).to_json(), str(directory)))

@@ -41,7 +41,7 @@ def test_a_row_says_type_default_limits_and_description():
         support="yes",
         description="Passes over the training set; 0.5 is half of it. Give this or maxSteps. Absent, both: 3.",
     )
-    assert SPEC["model.uri"].default == "required"
+    assert SPEC["output.uri"].default == "required"
     assert SPEC["evaluation.baseline"].default == "`true`"
     assert SPEC["resources.memory"].type == "quantity"
     assert SPEC["data.validation"].type == "list of section as `data.train[]`"

@@ -208,6 +208,8 @@ async def test_a_model_that_another_job_published_is_what_the_next_job_starts_fr
             "uri": "s3://team-a/models/base/0/",
             "origin": "job://base",
             "digest": "sha256:d",
+            "stack": [],
+            "adapters": [],
         }
         assert len(p.jobs()) == 2
         assert early["metadata"]["uid"]

@@ -1,5 +1,6 @@
 """One situation, one decision."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
-from finetune_operator.world import sorted_pods, source_key
+from finetune_operator.world import sorted_pods, source_keys
 from tests import builders as b
 from tests.reconcile import recorded
 
@@ -222,8 +223,13 @@ def test_a_spec_that_only_another_version_can_read_does_not_stop_a_job_that_runs
 SOURCE = {"model": {"uri": "job://base"}}
 
 
-def source(status):
-    return b.finetunejob("base", uid="other", status=status)
+def source(status, name="base", **sections):
+    return b.finetunejob(name, uid="other", status=status, **sections)
+
+
+def known(*found):
+    """As they are observed: by name, as far as they exist."""
+    return {raw["metadata"]["name"]: raw for raw in found if raw is not None}
 
 
 @pytest.mark.parametrize(
@@ -244,8 +250,8 @@ def source(status):
 )
 def test_a_model_job_that_cannot_be_used_is_confirmed_and_told(found, reason, said):
     raw = b.finetunejob(**SOURCE)
-    assert decide(raw, source=found).actions == (Confirm(),)
-    decision = decide(raw, source=found, confirmed=True)
+    assert decide(raw, sources=known(found)).actions == (Confirm(),)
+    decision = decide(raw, sources=known(found), confirmed=True)
     assert decision.status is not None
     assert [event.reason for event in decision.events] == [reason]
     for part in ("spec.model.uri: job://base", said, "Next step"):
@@ -254,7 +260,7 @@ def test_a_model_job_that_cannot_be_used_is_confirmed_and_told(found, reason, sa
 
 def test_a_job_that_names_itself_is_told_so():
     raw = b.finetunejob("base", **SOURCE)
-    decision = decide(raw, source=raw, confirmed=True)
+    decision = decide(raw, sources=known(raw), confirmed=True)
     assert decision.status is not None
     assert "FineTuneJob base cannot start from its own result" in decision.status["message"]
 
@@ -264,14 +270,21 @@ def test_a_job_that_names_itself_is_told_so():
 )
 def test_no_text_but_a_name_is_looked_up(uri):
     """It would be looked up with the operator's rights, in whatever namespace the text leads to."""
-    assert source_key(b.finetunejob(model={"uri": uri})) is None
+    assert source_keys(b.finetunejob(model={"uri": uri})) == []
+    assert source_keys(b.finetunejob(model={"combine": {"adapters": [{"uri": uri}, uri]}})) == []
 
 
 def test_a_model_job_that_succeeded_gives_its_model_and_digest():
     found = source({"phase": "Succeeded", "result": {"modelURI": "s3://b/m/", "digest": "sha256:d"}})
-    (action,) = decide(b.finetunejob(**SOURCE), source=found).actions
+    (action,) = decide(b.finetunejob(**SOURCE), sources=known(found)).actions
     run = action.manifest["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_RUN]
-    assert '"model":{"uri":"s3://b/m/","origin":"job://base","digest":"sha256:d"}' in run
+    assert json.loads(run)["model"] == {
+        "uri": "s3://b/m/",
+        "origin": "job://base",
+        "digest": "sha256:d",
+        "stack": [],
+        "adapters": [],
+    }
 
 
 def reported(percent, at=NOW, **metrics):

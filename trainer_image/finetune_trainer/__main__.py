@@ -46,7 +46,9 @@ def tune(
     published = start(partial(ranks.prepared, "published", partial(find_published, config, store)))
     dataset = start(partial(ranks.prepared, "data", load))
     files = start(partial(ranks.prepared, "model", partial(fetch.fetch_model, config.model, store, scratch / "model")))
-    fingerprint = start(lambda: Fingerprint.of(config, dataset.result().files, files.result().version, ranks.count))
+    fingerprint = start(
+        lambda: Fingerprint.of(config, dataset.result().files, files.result().whole_version, ranks.count)
+    )
     checkpoint = start(lambda: checkpoints.find(scratch / "resumed", fingerprint.result) if ranks.first else None)
 
     with quick_imports():  # of torch and the other libraries, while the downloads run
@@ -78,7 +80,7 @@ def tune(
         stop.defer()
         with writing("the result", scratch):
             outcome.write(scratch / "result")
-        result = publication.publish(scratch / "result", records.files, result)
+        result = publication.publish(scratch / "result", records.files, result, model.lineage)
         progress.finish()
     ranks.leave()
     return result

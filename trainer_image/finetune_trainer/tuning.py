@@ -19,8 +19,9 @@ from finetune_trainer.errors import Stopped, TrainerError, is_out_of_memory, one
 from finetune_trainer.evaluation import generation, textmetrics
 from finetune_trainer.evaluation.evaluate import Measured, evaluate, measure
 from finetune_trainer.models.adapter import put_on, save_adapter
-from finetune_trainer.models.adapters import adapter_of
+from finetune_trainer.models.adapters import first_adapter
 from finetune_trainer.models.attention import one_by_one
+from finetune_trainer.models.chain import require_same_tokenizer, stacked
 from finetune_trainer.models.dropout import set_dropout
 from finetune_trainer.models.freezing import freeze
 from finetune_trainer.models.linear import speed_up
@@ -101,9 +102,10 @@ class Tuning:
         self.precision = choose_precision(config.training.precision)
         torch.set_num_threads(thread_count(torch.get_num_threads()))
         self.recipe = recipe_of(config, data)
-        self.adapter = adapter_of(config.method)
+        self.adapter = first_adapter(config, files)
         """None in full tuning."""
         self._tokenizer = load_tokenizer(files)
+        require_same_tokenizer(self._tokenizer, files)
         self._chat_template = chat_template(config.data)
         if self._chat_template:
             end_turns_by(self._tokenizer, self._chat_template, files.name)
@@ -362,7 +364,7 @@ class Tuning:
         require_length(model, longest, self.files.name, self._virtual_tokens)
         if (dropout := self._config.training.dropout) is not None:
             set_dropout(model, dropout, self.files.name)
-        return model
+        return stacked(model, self.files, self.recipe.head)
 
     def measure_base(self) -> Measurement | None:
         """Measures the untouched base; None where ``evaluation.baseline`` is off.
@@ -372,10 +374,8 @@ class Tuning:
         """
         if not self._config.evaluation.baseline:
             return None
-        if self._virtual_tokens:  # any other adapter begins as nothing
-            self._objective.model = without_adapter(self._model)
-        measurement = self._measure()
-        self._objective.model = self._model
+        with self.adapter.untouched(self._objective) if self.adapter else nullcontext():
+            measurement = self._measure()
         self._judge.require(measurement.measured.metrics)
         if not measurement.measured.finite:
             raise TrainerError(

@@ -33,7 +33,7 @@ def fetch(store, tmp_path, **location):
         ([], "holds no model"),
         (["folder/config.json"], "holds no model"),
         (["model.safetensors", "tokenizer.json"], "has no config.json"),
-        (["adapter_config.json", "adapter_model.safetensors"], "starting from an adapter is not supported yet"),
+        (["adapter_config.json", "adapter_model.safetensors"], "is an adapter. Start from it by the job://"),
         (["config.json", "tokenizer.json"], "Convert it with save_pretrained"),
         (
             ["config.json", "tokenizer.json", "pytorch_model.bin"],
@@ -168,7 +168,7 @@ def test_an_adapter_is_no_base(s3, store, tmp_path, published):
     manifest = Manifest.model_validate_json(s3.get(f"{prefix}manifest.json"))
     adapter = manifest.model_copy(update={"result": RunResult(outcome="Succeeded", result=Result(adapter_uri=uri))})
     s3.put(f"{prefix}manifest.json".removeprefix("s3://team-a/"), adapter.to_bytes())
-    with pytest.raises(TrainerError, match="starting from an adapter is not supported yet"):
+    with pytest.raises(TrainerError, match=r"is an adapter\. Start from it by the job://"):
         fetch(store, tmp_path, uri=prefix)
 
 

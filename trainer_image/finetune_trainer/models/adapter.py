@@ -2,7 +2,8 @@
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.models.head import Head
 from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.models.targets import linear_modules
 
 _NOT_NEEDED = ("bitsandbytes",)
@@ -58,6 +60,18 @@ class Adapter:
 
     def finish(self, adapted: Any) -> None:
         """What else there is to do once it is on a model."""
+
+    @contextmanager
+    def untouched(self, objective: Any) -> Iterator[None]:
+        """Within, ``objective`` has the model that the result is compared with: most adapters begin as nothing."""
+        if not self.virtual_tokens:
+            yield
+            return
+        adapted, objective.model = objective.model, without_adapter(objective.model)
+        try:
+            yield
+        finally:
+            objective.model = adapted
 
     def published(self, config: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Its weights as they are published, of the ``state`` of the whole model; may change ``config`` for that."""

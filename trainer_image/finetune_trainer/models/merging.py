@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.models.chain import stacked
 from finetune_trainer.models.head import Head
 from finetune_trainer.models.model import load_as_stored
 from finetune_trainer.models.modelfiles import ModelFiles
@@ -30,7 +31,7 @@ def merged(files: ModelFiles, head: Head, adapter: Path, folded: Mapping[str, An
     from peft import PeftModel
     from peft.utils import ModulesToSaveWrapper
 
-    model = load_as_stored(files, head)
+    model = stacked(load_as_stored(files, head), files, head)
     for name, layer in folded.items():
         target: Any = model.get_submodule(name)
         target.weight.data = unfolded(layer.weight, computed_in(layer)[1], target.weight.dtype).cpu()

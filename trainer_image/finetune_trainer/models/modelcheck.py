@@ -45,19 +45,20 @@ def require_loadable(directory: Path, root: Path, uri: str) -> None:
         TrainerError: MODEL_INVALID.
     """
     for path in sorted(directory.iterdir()):
-        _require_plain_file(path, root, uri)
+        require_plain_file(path, root, uri)
     configurations = {
         name: read_object(directory / name, uri) for name in _CONFIGURATIONS if (directory / name).exists()
     }
     for name, content in configurations.items():
-        _require_no_code(content, name, uri)
+        require_no_code(content, name, uri)
     config = configurations["config.json"]
     tensors = read_tensors(directory, uri)
     _require_unquantised(config, tensors, uri)
-    _require_plausible(config, len(tensors), uri)
+    require_plausible(config, len(tensors), uri)
 
 
-def _require_plain_file(path: Path, root: Path, uri: str) -> None:
+def require_plain_file(path: Path, root: Path, uri: str) -> None:
+    """Refuses a file that leads elsewhere, or is larger than any of its kind."""
     real = path.resolve()
     if not real.is_file() or not real.is_relative_to(root.resolve()):
         _refuse(f"{one_line(path.name, 100)} of {uri} is not a file of the model but leads elsewhere")
@@ -66,7 +67,8 @@ def _require_plain_file(path: Path, root: Path, uri: str) -> None:
         _refuse(f"{path.name} of {uri} has {size} bytes, and no such file needs more than {limit}")
 
 
-def _require_no_code(content: dict[str, Any], name: str, uri: str) -> None:
+def require_no_code(content: dict[str, Any], name: str, uri: str) -> None:
+    """Refuses a configuration that names Python code."""
     for key, value in _entries(content):
         if key in _CODE and value:
             _refuse(
@@ -87,7 +89,7 @@ def _require_unquantised(config: dict[str, Any], tensors: dict[str, Tensor], uri
         )
 
 
-def _require_plausible(config: dict[str, Any], tensors: int, uri: str) -> None:
+def require_plausible(config: dict[str, Any], tensors: int, uri: str) -> None:
     """Refuses settings by which a library would build layers, labels or tables without end before it looks at weights.
 
     And such as it would take as they are and break on later. Widths need no check: a model is laid out without memory

@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from finetune_api.run import ExitCode, ModelLocation
 from finetune_trainer.errors import TrainerError, disk_full, one_line
 from finetune_trainer.models.weightfiles import INDEX, SINGLE
-from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, digest_of
+from finetune_trainer.storage.manifest import MANIFEST_NAME, Ancestor, Manifest, Vouched, digest_of
 from finetune_trainer.storage.storage_errors import WrongBytes
 from finetune_trainer.storage.store import Store
 
@@ -21,10 +21,31 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 _OTHER_TOKENIZERS = ("tokenizer.model", "spiece.model", "tekken.json", "tiktoken.model")
 """Reading these takes libraries of their own, and they do not tell which characters a token stands for."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_ADAPTER = "is an adapter, and starting from an adapter is not supported yet. Name its base model instead"
+_ADAPTER = "is an adapter. Start from it by the job:// of the FineTuneJob that published it, or name its base model"
 _LONGEST_NAME = 200
 """Bytes. A file system takes 255, and a download adds to the name."""
 _NEEDED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter in a directory, looked at."""
+
+    directory: Path
+    uri: str
+    digest: str
+    """``sha256:…`` of its manifest."""
+    job: str
+    """Name of the FineTuneJob that published it."""
+    weight: float
+    """Among those that are combined."""
+    config: Mapping[str, Any]
+    """adapter_config.json."""
+
+    @property
+    def what(self) -> str:
+        """It, at the beginning of a sentence."""
+        return f"The adapter of FineTuneJob {self.job} ({self.uri})"
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,18 @@ class ModelFiles:
     """Commit on the hub."""
     version: str = ""
     """Another one for other bytes under the same name."""
+    stack: tuple[AdapterFiles, ...] = ()
+    """Adapters to merge into it, the first one first."""
+    adapters: tuple[AdapterFiles, ...] = ()
+    """The adapter to go on with, or several that become one."""
+    lineage: tuple[Ancestor, ...] = ()
+    """The jobs whose results all of these are."""
+
+    @property
+    def whole_version(self) -> str:
+        """The version of it with all its adapters."""
+        digests = [adapter.digest for adapter in (*self.stack, *self.adapters)]
+        return "+".join([self.version, *digests])
 
 
 def is_needed(name: str) -> bool:
@@ -92,7 +125,8 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
             DISK_FULL for one that is larger than the room there is.
     """
     prefix = location.uri.rstrip("/") + "/"
-    manifest = _manifest(prefix, location.digest, store)
+    vouched = manifest_of(prefix, location.digest, store)
+    manifest = vouched.manifest if vouched else None
     if manifest and manifest.result.result and manifest.result.result.adapter_uri:
         _refuse(f"{prefix} {_ADAPTER}")
     prefix = manifest.location if manifest else prefix
@@ -101,19 +135,28 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
     sizes = {f.path: f.size for f in manifest.files} if manifest else {o.name: o.size for o in stored}
     require_usable_names(sizes, prefix)
     needed = {name: size for name, size in sizes.items() if is_needed(name)}
-    _require_room(needed, directory, location.uri)
+    require_room(needed, directory, location.uri)
+    if manifest:
+        download_published(manifest, list(needed), store, directory)
+    else:
+        store.fetch_all(prefix, list(needed), directory)
+    version = _version(expected or {entry.name: entry.etag for entry in stored if entry.name in needed})
+    return ModelFiles(directory, name=location.uri, version=version, lineage=vouched.lineage if vouched else ())
+
+
+def download_published(manifest: Manifest, names: list[str], store: Store, directory: Path) -> None:
+    """Files of a result, each compared with its SHA-256.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
     try:
-        if manifest:
-            store.download_all(prefix, list(needed), directory, expected)
-        else:
-            store.fetch_all(prefix, list(needed), directory)
+        store.download_all(manifest.location, names, directory, {file.path: file.sha256 for file in manifest.files})
     except WrongBytes as error:
         _refuse(
             f"{error.uri} has SHA-256 {error.found}, its manifest says {error.expected}: it was changed or damaged "
             "after it was published. Publish it again"
         )
-    version = _version(expected or {entry.name: entry.etag for entry in stored if entry.name in needed})
-    return ModelFiles(directory, name=location.uri, version=version)
 
 
 def _version(tags: Mapping[str, str]) -> str:
@@ -121,14 +164,14 @@ def _version(tags: Mapping[str, str]) -> str:
     return hashlib.sha256(repr(sorted(tags.items())).encode()).hexdigest()
 
 
-def _require_room(sizes: Mapping[str, int], directory: Path, uri: str) -> None:
+def require_room(sizes: Mapping[str, int], directory: Path, uri: str) -> None:
     """Refuses what does not fit before the disk is filled with it."""
     directory.mkdir(parents=True, exist_ok=True)
     if (needed := sum(sizes.values())) > shutil.disk_usage(directory).free:
         raise disk_full(f"the model {uri}", directory, needed)
 
 
-def _manifest(prefix: str, digest: str | None, store: Store) -> Manifest | None:
+def manifest_of(prefix: str, digest: str | None, store: Store) -> Vouched | None:
     """The manifest that vouches for ``prefix``: the attempt's own, or that of the folder above."""
     above = prefix.rstrip("/").rpartition("/")[0] + "/"
     for folder in (prefix, above) if above != "s3://" else (prefix,):
@@ -144,7 +187,7 @@ def _manifest(prefix: str, digest: str | None, store: Store) -> Manifest | None:
         if digest and digest_of(content) != digest:
             continue
         if manifest.location == prefix or (folder == prefix and manifest.location.startswith(prefix)):
-            return manifest
+            return Vouched(manifest, digest_of(content))
     if digest:
         _refuse(
             f"No manifest with the digest {digest} vouches for {prefix}: what that job published was changed or "

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, one_line
+from finetune_trainer.models.adapterfiles import HEAD
 from finetune_trainer.models.head import Head
 from finetune_trainer.models.model import read_config
 from finetune_trainer.models.modelfiles import ModelFiles
@@ -36,8 +37,9 @@ def has_head(files: ModelFiles, head: Head) -> bool:
 def with_labels(head: Head, names: Sequence[str], problem: str | None, files: ModelFiles) -> tuple[Head, list[str]]:
     """The head for labels, and all labels that it has then, in the order of its outputs.
 
-    A head that the model has already is kept if it has an output for each label, by its ``id2label``; one whose outputs
-    have no names but LABEL_0, LABEL_1 … is if the labels are their numbers. Else it is a new one.
+    A head that the model has already, or that an adapter brings which belongs on it, is kept if it has an output for
+    each label, by its ``id2label``; one whose outputs have no names but LABEL_0, LABEL_1 … is if the labels are their
+    numbers. Else it is a new one.
 
     Args:
         names: the labels of the data.
@@ -47,15 +49,17 @@ def with_labels(head: Head, names: Sequence[str], problem: str | None, files: Mo
         TrainerError: DATA_INVALID, where the data have labels that the model's own head has not.
     """
     ordered = list(names)
-    if kept := has_head(files, head):
-        ordered = _kept(names, problem, files)
+    brought = [adapter for adapter in (*files.stack, *files.adapters) if (adapter.directory / HEAD).exists()]
+    if kept := bool(brought) or has_head(files, head):
+        ordered = _kept(names, problem, replace(files, directory=brought[-1].directory) if brought else files)
     settings: dict[str, object] = {
         "id2label": dict(enumerate(ordered)),
         "label2id": {name: number for number, name in enumerate(ordered)},
     }
     if problem:
         settings["problem_type"] = problem
-    return replace(head, settings=settings, new=not kept), ordered
+    new = bool(brought) or not kept  # what an adapter brings is not among the base's weights
+    return replace(head, settings=settings, new=new), ordered
 
 
 def _kept(names: Sequence[str], problem: str | None, files: ModelFiles) -> list[str]:

@@ -41,7 +41,7 @@ def read_tensors(directory: Path, uri: str) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for name in _files(directory, uri):
-        found |= _read_header(directory / name, uri)
+        found |= read_header(directory / name, uri)
     return found
 
 
@@ -58,7 +58,8 @@ def _files(directory: Path, uri: str) -> list[str]:
     return names
 
 
-def _read_header(path: Path, uri: str) -> dict[str, Tensor]:
+def read_header(path: Path, uri: str) -> dict[str, Tensor]:
+    """The tensors of one file, by name. Raises TrainerError as :func:`read_tensors` does."""
     from safetensors import safe_open
 
     try:

@@ -46,11 +46,23 @@ def model_card(
         + _table(["metric", "base", "tuned"], [_row(metric) for metric in overall(metrics)]),
         *_by_sets(metrics),
         "## Data\n\n" + _table(["file", "records", "SHA-256"], [[f.uri, str(f.records), f.sha256] for f in data]),
+        *_lineage(files),
         "## Hyperparameters\n\n" + _table(["name", "value"], [[k, str(v)] for k, v in hyperparameters.items()]),
         "## Versions\n\n" + _table(["package", "version"], [[k, v] for k, v in versions.items()]),
         _usage(config, files, head, alone, bool(adapter and adapter.quantized)),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _lineage(files: ModelFiles) -> list[str]:
+    """The jobs whose results went into this one, with their data."""
+    rows = [
+        [one.job.name, one.base_model or "-", file.uri, str(file.records), file.sha256]
+        for one in files.lineage
+        for file in one.data
+    ]
+    head = ["job", "started from", "file", "records", "SHA-256"]
+    return ["## Before that\n\nThe jobs whose results went into this one.\n\n" + _table(head, rows)] if rows else []
 
 
 def _by_sets(metrics: Sequence[Metric]) -> list[str]:
@@ -66,6 +78,15 @@ def _what(adapter: Adapter | None, alone: bool) -> str:
     if not adapter:
         return "Fine-tuned from"
     return f"{adapter.what} for" if alone else f"{adapter.what} merged into"
+
+
+def _merges(files: ModelFiles) -> str:
+    """Code that puts the adapters into the base that the published one stands on."""
+    lines = (
+        f'base = PeftModel.from_pretrained(base, "adapter-{number}").merge_and_unload()  # a copy of {adapter.uri}\n'
+        for number, adapter in enumerate(files.stack, 1)
+    )
+    return "".join(lines)
 
 
 def _number(value: float | None) -> str:
@@ -84,7 +105,7 @@ def _usage(config: RunConfig, files: ModelFiles, head: Head, adapter: bool, quan
     tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("this-directory")'
     if not adapter:
         code = f'from transformers import {auto}, AutoTokenizer\n\nmodel = {auto}.from_pretrained("this-directory")'
-    elif hub and not head.whole and not quantized:
+    elif hub and not head.whole and not quantized and not files.stack:
         peft = f"AutoPeft{auto.removeprefix('Auto')}"
         code = (
             f"from peft import {peft}\nfrom transformers import AutoTokenizer\n\n"
@@ -101,6 +122,7 @@ def _usage(config: RunConfig, files: ModelFiles, head: Head, adapter: bool, quan
             f"from peft import PeftModel\nfrom transformers import {names}{auto}, AutoTokenizer\n\n"
             f"{_FOUR_BITS if quantized else ''}{'' if hub else f'# the-base: a copy of {config.model.uri}{chr(10)}'}"
             f"base = {auto}.from_pretrained({base}{revision}{own}{other})\n"
+            f"{_merges(files)}"
             'model = PeftModel.from_pretrained(base, "this-directory")'
         )
     return f"## Use\n\n```python\n{code}\n{tokenizer}\n```"

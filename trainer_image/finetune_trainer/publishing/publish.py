@@ -15,7 +15,7 @@ from finetune_api.run import ExitCode, RunConfig, RunResult
 from finetune_api.status import Result
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.data import SourceFile
-from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, PublishedFile, UsedFile, digest_of
+from finetune_trainer.storage.manifest import MANIFEST_NAME, Ancestor, Manifest, PublishedFile, UsedFile, digest_of
 from finetune_trainer.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -61,8 +61,13 @@ class Publication:
         """A folder of this process alone; nothing is written yet."""
         return cls(config, store, f"{config.output_prefix}{secrets.token_hex(4)}/")
 
-    def publish(self, directory: Path, data: tuple[SourceFile, ...], result: RunResult) -> RunResult:
+    def publish(
+        self, directory: Path, data: tuple[SourceFile, ...], result: RunResult, lineage: tuple[Ancestor, ...] = ()
+    ) -> RunResult:
         """Uploads the files of ``directory`` and publishes them, or takes over what another pod has published.
+
+        Args:
+            lineage: the jobs whose results went into this one.
 
         Returns:
             the result that is now published, with its manifest's digest.
@@ -80,6 +85,7 @@ class Publication:
             location=self.location,
             files=tuple(PublishedFile(path=name, size=sent[name].size, sha256=sent[name].sha256) for name in names),
             data=tuple(UsedFile(uri=file.uri, sha256=file.sha256, records=file.records) for file in data),
+            lineage=lineage,
             result=result,
         )
         # From here on the files stay when something goes wrong: the write may have been carried out all the same.

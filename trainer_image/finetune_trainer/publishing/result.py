@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.run import RunConfig, RunResult
-from finetune_api.status import METRICS_LIMIT, Metric, Result, Usage
+from finetune_api.status import METRICS_LIMIT, BuiltOn, BuiltOnAdapter, Metric, Result, Usage
 from finetune_trainer.preparation.data import Dataset
 from finetune_trainer.publishing.bysets import sets_report
 from finetune_trainer.publishing.modelcard import model_card
@@ -50,9 +50,21 @@ class Outcome:
                 base_model=model.origin or model.uri,
                 revision=self.tuning.files.revision,
                 rank=adapter.rank if adapter and alone else None,
+                built_on=self._built_on() if alone else None,
                 report_uri=f"{location}{REPORT_NAME}",
             ),
             usage=Usage(gpu_seconds=self.gpu_seconds, trained_tokens=self.trained.tokens),
+        )
+
+    def _built_on(self) -> BuiltOn:
+        """What the adapter belongs on, exactly."""
+        model, files = self.config.model, self.tuning.files
+        return BuiltOn(
+            uri=model.uri,
+            revision=files.revision,
+            digest=model.digest,
+            version=None if files.revision or model.digest else files.version,
+            adapters=tuple(BuiltOnAdapter(uri=a.uri, digest=a.digest, job=a.job) for a in files.stack),
         )
 
     def write(self, directory: Path) -> None:
@@ -96,6 +108,7 @@ class Outcome:
         return {
             "run": self.config.to_dict(),
             "base": {"name": tuning.files.name, "revision": tuning.files.revision},
+            "lineage": [ancestor.to_dict() for ancestor in tuning.files.lineage],
             "data": [asdict(file) for file in self.data.files],
             "sets": sets_report(self.tuning, self.metrics),
             "sequences": {

@@ -5,6 +5,7 @@ the files. Files that no manifest names belong to a run that did not end.
 """
 
 import hashlib
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -35,6 +36,19 @@ class UsedFile(StatusModel):
     records: int
 
 
+class Ancestor(StatusModel):
+    """A FineTuneJob whose result went into another one."""
+
+    job: JobIdentity
+    location: str
+    """The folder of its files: ``s3://…/``."""
+    digest: str
+    """``sha256:…`` of its manifest."""
+    base_model: str | None = None
+    """What it started from, as its user wrote it."""
+    data: tuple[UsedFile, ...] = ()
+
+
 class Manifest(StatusModel):
     """What was published, and from what."""
 
@@ -47,12 +61,30 @@ class Manifest(StatusModel):
     """The folder of the files: ``s3://…/``."""
     files: tuple[PublishedFile, ...]
     data: tuple[UsedFile, ...]
+    lineage: tuple[Ancestor, ...] = ()
+    """The jobs whose results went into this one, the first one first."""
     result: RunResult
     """The termination message, but for the manifest's own digest."""
 
     def to_bytes(self) -> bytes:
         """The object's content."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode()
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """A manifest as it was read."""
+
+    manifest: Manifest
+    digest: str
+
+    @property
+    def lineage(self) -> tuple[Ancestor, ...]:
+        """Its job, and before that all that went into it."""
+        told, result = self.manifest, self.manifest.result.result
+        base = result.base_model if result else None
+        own = Ancestor(job=told.job, location=told.location, digest=self.digest, base_model=base, data=told.data)
+        return (*told.lineage, own)
 
 
 def digest_of(content: bytes) -> str:

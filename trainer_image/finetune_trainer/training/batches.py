@@ -144,7 +144,8 @@ def plan_batches(
         for number, (first, (count, weight)) in enumerate(zip(starts, parts, strict=False))
     )
     plan = BatchPlan(lengths, batch_size, 0, seed, bucketed, sources)
-    return replace(plan, total_steps=max_steps or math.ceil(round((epochs or 3) * plan.steps_per_epoch, 6)))
+    steps = math.ceil(round((epochs or 3) * plan.steps_per_epoch, 6)) if max_steps is None else max_steps
+    return replace(plan, total_steps=steps)
 
 
 @dataclass(frozen=True)
