@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import subprocess
 import sys
 from importlib import import_module
 
@@ -51,3 +52,18 @@ def test_a_frame_still_knows_where_it_is():
         found = inspect.getframeinfo(frame)
     assert (found.filename, found.function) == (expected.filename, expected.function)
     assert found.lineno == expected.lineno + 2
+
+
+STORY = """
+import sys
+from finetune_trainer.quickimports import quick_imports
+with quick_imports():
+    import finetune_trainer.tuning
+assert not [name for name in ("boto3", "scipy", "sklearn") if name in sys.modules], "imported at the start"
+from sklearn.metrics import f1_score
+assert f1_score([1], [1]) == 1
+"""
+
+
+def test_libraries_for_metrics_are_imported_when_metrics_are_computed_and_not_at_the_start():
+    subprocess.run([sys.executable, "-c", STORY], check=True)

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from finetune_api import run
 from finetune_api.run import CONTRACT_VERSION, ExitCode, RunConfig
-from finetune_trainer import imports
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.scaling.machine import keep_freed_memory
 
@@ -91,7 +90,6 @@ class Surroundings:
 def prepare_libraries(config: RunConfig, scratch: Path) -> None:
     """Settings that torch and the Hugging Face libraries read once, as they are imported, and the allocator's."""
     keep_freed_memory()
-    imports.hide()
     # OpenMP threads that wait for one another spin for milliseconds by default. Where another process wants the same
     # processors (measured: two, one of them busy) that makes a step of a small model two to nine times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

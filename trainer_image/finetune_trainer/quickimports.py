@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-_NOT_NEEDED = ("bitsandbytes", "boto3")
-"""Accelerate and PEFT import these wherever they are installed, and no task here uses them."""
+_NOT_NEEDED = ("bitsandbytes", "boto3", "scipy", "sklearn")
+"""These are imported wherever they are installed: bitsandbytes by PEFT, boto3 by Accelerate, scipy (0.3 s) and
+scikit-learn by transformers, for detecting objects and for assisted generation. Whoever has a use for one of them
+imports it later."""
 
 
 @contextmanager

@@ -8,15 +8,12 @@ import re
 import warnings
 from collections.abc import Sequence
 
-from finetune_trainer import imports
-
 _ENTITY = re.compile(r"O|[BIELSU]-.+")
 """A tag of the schemes IOB, IOBES and BILOU."""
 
 
 def single_label(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
     """Of (right label, label that was said) each: macro F1, accuracy, macro precision and recall."""
-    imports.show()
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # type: ignore[import-untyped]
 
     right, said = zip(*pairs, strict=True)
@@ -27,7 +24,6 @@ def single_label(pairs: Sequence[tuple[int, int]]) -> dict[str, float]:
 def several_labels(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, float]:
     """Of (right labels, labels that were said) each: macro F1, micro F1, the share of records with all of them right,
     macro precision and recall. Where there are none and none were said all is right."""
-    imports.show()
     from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
     columns = sorted({label for pair in pairs for labels in pair for label in labels})
@@ -50,7 +46,6 @@ def are_entities(tags: Sequence[str]) -> bool:
 def entities(pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> dict[str, float]:
     """Of (right tags, tags that were said) each: F1, precision and recall of whole entities (micro: each of them counts
     the same), and the share of words whose tag is right."""
-    imports.show()
     from seqeval.metrics import (  # type: ignore[import-untyped]
         accuracy_score,
         f1_score,
