@@ -25,6 +25,7 @@ that says what is missing. Whatever is measured in a process of its own goes thr
 
 SECTIONS = {
     "cpu": "speed, memory and eval loss of the training loop on a CPU, beside TRL and transformers' Trainer",
+    "preference": "DPO and KTO on a CPU, beside TRL's trainers on the same records",
     "startup": "CPU-seconds from the start to the first optimizer step, beside TRL and the floor",
     "gpu": "LoRA on a Llama of 8 billion weights: speed, memory, longest context; needs a CUDA GPU",
     "encoder": "text classification with a real pre-trained encoder: speed and F1, beside transformers' Trainer",

@@ -71,10 +71,13 @@ def put(server: Server, workload: Workload, model: bool = True) -> None:
         server.client.upload_file(str(path), BUCKET, path.name)
 
 
-def run_file(server: Server, workload: Workload, name: str, training: dict[str, Any]) -> dict[str, Any]:
+def run_file(
+    server: Server, workload: Workload, name: str, training: dict[str, Any], method: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The run file of a run called ``name``: everything at its default but what the peers are told too.
 
-    ``training`` adds to the section of that name.
+    ``training`` and ``method`` add to the sections of these names. With ``method`` the base is not measured, so that
+    nothing comes between what is counted.
     """
     setting = workload.setting
     return {
@@ -88,7 +91,7 @@ def run_file(server: Server, workload: Workload, name: str, training: dict[str, 
             "train": [{"uri": f"s3://{BUCKET}/{workload.train.name}"}],
             "validation": [{"uri": f"s3://{BUCKET}/{workload.held_out.name}"}],
         },
-        "method": {"lora": {"rank": 16, "alpha": 32}},
+        "method": {"lora": {"rank": 16, "alpha": 32}} | (method or {}),
         "training": {
             "epochs": 1,
             "learningRate": setting.learning_rate,
@@ -100,26 +103,33 @@ def run_file(server: Server, workload: Workload, name: str, training: dict[str, 
             "precision": "bf16" if setting.dtype == "bfloat16" else "fp32",
         }
         | training,
-        "evaluation": {},
+        "evaluation": {"baseline": method is None},
         "outputPrefix": f"s3://{BUCKET}/out/{name}/",
     }
 
 
 def train(
-    server: Server, workload: Workload, name: str, training: dict[str, Any], out: Path, from_disk: bool = False
+    server: Server,
+    workload: Workload,
+    name: str,
+    training: dict[str, Any],
+    out: Path,
+    from_disk: bool = False,
+    method: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs the trainer in a process of its own, fetches the adapter to ``out``, and returns what it took.
 
-    ``from_disk``: the model is not in S3.
+    ``from_disk``: the model is not in S3. With ``method`` what comes before the first step is counted too: references.
     """
     scratch = out.with_name(f"{out.name}-scratch")
     scratch.mkdir(parents=True)
     run = scratch / "run.json"
-    run.write_text(json.dumps(run_file(server, workload, name, training)))
+    run.write_text(json.dumps(run_file(server, workload, name, training, method)))
     log = scratch / "termination-log"
     figures = measured(
         *("-m", "benchmarks.trainer.ours", "--run", str(run)),
         *(("--model", str(workload.model)) if from_disk else ()),
+        *(("--references",) if method else ()),
         FINETUNE_SCRATCH=str(scratch),
         FINETUNE_TERMINATION_LOG=str(log),
     )
@@ -176,16 +186,23 @@ def main(more: Callable[[], dict[str, Any]] = dict) -> int:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--references", action="store_true")
     chosen, sys.argv[1:] = parser.parse_known_args()
     if chosen.model:
         fetch.fetch_model = lambda location, _store, _directory: ModelFiles(chosen.model, location.uri)
     meter = Meter()
     steps: list[StepDone] = []
-    begin, trained = Progress.begin_training, Progress.trained
+    begin, trained, plan = Progress.begin_training, Progress.trained, Progress.plan
 
     def metered_begin(progress: Progress) -> None:
         begin(progress)
-        meter.start()
+        if not chosen.references:
+            meter.start()
+
+    def metered_plan(progress: Progress, *arguments: Any) -> None:
+        plan(progress, *arguments)
+        if chosen.references:  # they are computed next
+            meter.start()
 
     def metered_trained(progress: Progress, done: StepDone) -> None:
         trained(progress, done)
@@ -194,9 +211,11 @@ def main(more: Callable[[], dict[str, Any]] = dict) -> int:
             meter.stop()
 
     Progress.begin_training, Progress.trained = metered_begin, metered_trained  # type: ignore[method-assign]
+    Progress.plan = metered_plan  # type: ignore[method-assign]
     code = trainer()
     if code == 0:
-        tell(**meter.figures(), steps=len(steps), useful=sum(step.tokens for step in steps), **more())
+        loss = sum(step.loss for step in steps) / len(steps)
+        tell(**meter.figures(), steps=len(steps), useful=sum(step.tokens for step in steps), loss=loss, **more())
     return code
 
 

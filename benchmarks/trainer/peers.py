@@ -44,7 +44,7 @@ from benchmarks.trainer.process import tell
 from benchmarks.trainer.workload import Workload, tokens
 
 
-def _common(workload: Workload, out: Path) -> dict[str, Any]:
+def common(workload: Workload, out: Path) -> dict[str, Any]:
     setting = workload.setting
     return {
         "output_dir": str(out),
@@ -65,7 +65,7 @@ def _common(workload: Workload, out: Path) -> dict[str, Any]:
     }
 
 
-def _model(workload: Workload) -> Any:
+def model(workload: Workload) -> Any:
     set_seed(workload.setting.seed)
     attention = "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
     return AutoModelForCausalLM.from_pretrained(
@@ -73,7 +73,7 @@ def _model(workload: Workload) -> Any:
     )
 
 
-def _lora() -> LoraConfig:
+def lora() -> LoraConfig:
     return LoraConfig(task_type=TaskType.CAUSAL_LM, r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
 
 
@@ -81,13 +81,13 @@ def _trl(workload: Workload, out: Path, **choices: Any) -> Trainer:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    choices = {"max_length": workload.setting.longest, "assistant_only_loss": True} | _common(workload, out) | choices
+    choices = {"max_length": workload.setting.longest, "assistant_only_loss": True} | common(workload, out) | choices
     return SFTTrainer(
-        model=_model(workload),
+        model=model(workload),
         args=SFTConfig(**choices),
         train_dataset=Dataset.from_list(workload.chats(workload.train)),
         processing_class=workload.tokenizer,
-        peft_config=_lora(),
+        peft_config=lora(),
     )
 
 
@@ -95,15 +95,15 @@ def _transformers(workload: Workload, out: Path, **choices: Any) -> Trainer:
     from datasets import Dataset
 
     return Trainer(
-        model=get_peft_model(_model(workload), _lora()),
-        args=TrainingArguments(**_common(workload, out) | choices),
+        model=get_peft_model(model(workload), lora()),
+        args=TrainingArguments(**common(workload, out) | choices),
         train_dataset=Dataset.from_list(workload.encoded(workload.train)),
         processing_class=workload.tokenizer,
         data_collator=DataCollatorForSeq2Seq(workload.tokenizer),
     )
 
 
-def _padded(workload: Workload) -> dict[str, int]:
+def padded(workload: Workload) -> dict[str, int]:
     together = min(workload.setting.together, workload.setting.batch_size)
     return {
         "per_device_train_batch_size": together,
@@ -123,13 +123,13 @@ def _packed(workload: Workload) -> dict[str, Any]:
 
 
 PEERS: dict[str, Callable[[Workload, Path], Trainer]] = {
-    "TRL padded": lambda load, out: _trl(load, out, **_padded(load)),
+    "TRL padded": lambda load, out: _trl(load, out, **padded(load)),
     "TRL packed": lambda load, out: _trl(load, out, **_packed(load)),
     "TRL packed, checkpointed": lambda load, out: _trl(load, out, **_packed(load) | {"gradient_checkpointing": True}),
-    "TRL padding-free": lambda load, out: _trl(load, out, **_padded(load), padding_free=True, max_length=None),
-    "Trainer padded": lambda load, out: _transformers(load, out, **_padded(load)),
+    "TRL padding-free": lambda load, out: _trl(load, out, **padded(load), padding_free=True, max_length=None),
+    "Trainer padded": lambda load, out: _transformers(load, out, **padded(load)),
     "Trainer grouped by length": lambda load, out: _transformers(
-        load, out, **_padded(load), train_sampling_strategy="group_by_length"
+        load, out, **padded(load), train_sampling_strategy="group_by_length"
     ),
 }
 """By the names of the rows."""

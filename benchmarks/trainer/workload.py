@@ -76,6 +76,10 @@ class Workload:
         """What :func:`make` has written."""
         return cls(directory, Setting(**json.loads((directory / _SETTING).read_text())))
 
+    def save_setting(self) -> None:
+        """For :meth:`load`."""
+        (self.directory / _SETTING).write_text(json.dumps(asdict(self.setting)))
+
     @property
     def model(self) -> Path:
         """Directory of model and tokenizer."""
@@ -118,7 +122,7 @@ def make(directory: Path, setting: Setting, model: Path | None = None) -> Worklo
     """Writes model, tokenizer and data below ``directory``; with ``model``, that one is linked to and taken."""
     workload = Workload(directory, setting)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / _SETTING).write_text(json.dumps(asdict(setting)))
+    workload.save_setting()
     chance = random.Random(setting.seed)
     text = _Text(chance, setting.words)
     if model:
