@@ -259,7 +259,7 @@ def _spoil(loop: Loop, from_step: int, once: bool) -> None:
             hook.remove()
         return out * float("nan")
 
-    hook = loop.accelerator.unwrap_model(loop.objective).model.get_output_embeddings().register_forward_hook(spoil)
+    hook = loop.bare.model.get_input_embeddings().register_forward_hook(spoil)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Whole runs that are measured on the way, and what comes of it."""
 
 import os
+import random
 import signal
 
 import pytest
@@ -27,8 +28,13 @@ EVERYTHING = {
     "method": {"adapter": "none"},
     "evaluation": {"everySteps": 2, "samples": 1, "maxNewTokens": 4},
 }
-WORSE = {"maxSteps": 30, "learningRate": 0.5, "maxLength": 64, "schedule": "constant", "warmupFraction": 0}
-"""A rate at which the first step spoils the model."""
+CHANCE = random.Random(0)
+GUESSES = [
+    {"prompt": f"say {n % 10}", "completion": f" {CHANCE.choice(['red', 'green', 'blue', 'one', 'two'])}"}
+    for n in range(40)
+]
+"""What there is to learn of them is a few words; then every further step makes a model surer of what is chance."""
+GUESSING = {"maxSteps": 100, "learningRate": 0.02, "maxLength": 64, "schedule": "constant", "warmupFraction": 0}
 
 
 class Watching(Progress):
@@ -70,15 +76,16 @@ def test_a_run_that_is_stopped_while_it_measures_ends_in_the_same_bits(s3, train
 
 
 def test_a_training_that_gets_worse_ends_early_and_the_best_is_published(s3, trainer):
-    training = WORSE | {"earlyStopping": {"patience": 3}, "restoreBest": {"metric": "eval_loss"}}
+    training = GUESSING | {"earlyStopping": {"patience": 3}, "restoreBest": {"metric": "eval_loss"}}
     progress = Watching()
-    ended = trainer.run(progress, training=training, evaluation={"everySteps": 2})
+    data = trainer.data(tiny.json_lines(*GUESSES), fraction=0.5)
+    ended = trainer.run(progress, data=data, training=training, evaluation={"everySteps": 2})
     assert ended.code == 0, ended.result.error
     report = s3.report(ended.location)
     losses = {each["step"]: each["metrics"]["eval_loss"] for each in report["evaluations"]}
     best = min(losses, key=losses.__getitem__)
     assert (report["bestStep"], report["stoppedEarly"], max(losses)) == (best, True, best + 6)
-    assert report["steps"][-1]["step"] == best + 6 < 30
+    assert report["steps"][-1]["step"] == best + 6 < 100
     assert ended.metric("eval_loss")[0] == pytest.approx(losses[best], rel=1e-6)
     assert losses[best + 6] > losses[best]
     assert progress.percents == sorted(progress.percents)
