@@ -28,11 +28,9 @@ EVERYTHING = {
     "method": {"adapter": "none"},
     "evaluation": {"everySteps": 2, "samples": 1, "maxNewTokens": 4},
 }
+WORDS = ["red", "green", "blue", "one", "two"]
 CHANCE = random.Random(0)
-GUESSES = [
-    {"prompt": f"say {n % 10}", "completion": f" {CHANCE.choice(['red', 'green', 'blue', 'one', 'two'])}"}
-    for n in range(40)
-]
+GUESSES = [{"prompt": f"say {n % 10}", "completion": f" {CHANCE.choice(WORDS)}"} for n in range(40)]
 """What there is to learn of them is a few words; then every further step makes a model surer of what is chance."""
 GUESSING = {"maxSteps": 100, "learningRate": 0.02, "maxLength": 64, "schedule": "constant", "warmupFraction": 0}
 
