@@ -24,7 +24,7 @@ from benchmarks.trainer.workload import Chat, Setting, Workload, make
 from tests import tiny
 
 BETA = 0.1
-SETTING = Setting(chats=64, held_out=4, learning_rate=1e-4)
+SETTING = Setting(chats=32, held_out=2, learning_rate=1e-4)
 OBJECTIVES = {"DPO": "dpo", "KTO": "kto"}
 
 
