@@ -59,9 +59,10 @@ def test_a_run_with_much_to_remember_is_killed_while_it_measures_and_ends_in_the
     never, config = runs.config("never", **changes), runs.config("killed", **changes)
     assert runs.live(never).code == 0
     first = runs.live(config, **{"step 6 … evaluated": "SIGKILL"})
-    assert (first.code, runs.checkpoints(config)) == (KILLED, [2, 4]), first.log
+    saved = runs.checkpoints(config)  # the last one may still have been on its way
+    assert (first.code, saved) in [(KILLED, [2]), (KILLED, [2, 4])], first.log
     second = runs.live(config)
-    assert (second.code, steps(second)) == (0, [5, 6, 7]), second.log
+    assert (second.code, steps(second)) == (0, list(range(saved[-1] + 1, 8))), second.log
     assert runs.result(config) == runs.result(never)
 
 

@@ -57,10 +57,12 @@ def test_from_the_publication_on_a_pod_ends_what_it_has_begun(runs: Runs, moment
 
 @pytest.mark.parametrize("moment", ["write weights", "body at", "answer PUT"])
 def test_a_second_sigterm_ends_a_pod_at_once_even_while_it_saves(runs: Runs, moment):
+    """It says nothing any more. What another thread has finished before it hears of the signal is there, and whole."""
     config = runs.config("twice")
     life = runs.live(config, **{"step 3": "SIGTERM", moment: "SIGTERM"})
     assert (life.code, life.message) == (ExitCode.PREEMPTED, "")
-    assert runs.checkpoints(config) == []
+    assert runs.checkpoints(config) in ([], [3])
+    runs.require_sound(config)
     assert runs.live(config).code == 0
 
 
