@@ -174,7 +174,7 @@ def run_theirs(directory: Path, out: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
     from benchmarks.trainer.meter import Meter
-    from benchmarks.trainer.peers import Clock
+    from benchmarks.trainer.peers import Clock, train_counted
 
     labels = sorted(TOPICS)
     tokenizer = AutoTokenizer.from_pretrained(directory / "model")
@@ -200,18 +200,13 @@ def run_theirs(directory: Path, out: Path) -> None:
     )
     meter = Meter()
     trainer = Trainer(model, arguments, train_dataset=encoded, processing_class=tokenizer, callbacks=[Clock(meter)])
-    counted: list[tuple[int, int]] = []
-    step = trainer.training_step
 
-    def counting(model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
-        counted.append((inputs["input_ids"].numel(), int(inputs["attention_mask"].sum())))
-        return step(model, inputs, *given, **named)
+    def count(inputs: Any) -> tuple[int, int]:
+        return inputs["input_ids"].numel(), int(inputs["attention_mask"].sum())
 
-    trainer.training_step = counting  # type: ignore[method-assign]
-    trainer.train()
+    counted = train_counted(trainer, count)
     trainer.save_model(str(out))
-    positions, useful = map(sum, zip(*counted, strict=True))
-    tell(**meter.figures(), positions=positions, useful=useful)
+    tell(**meter.figures(), **counted)
 
 
 def measure(out: Path, directory: Path) -> None:

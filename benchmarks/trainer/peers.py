@@ -167,6 +167,21 @@ class Counted:
         return self._step(model, inputs, *arguments, **named)
 
 
+def train_counted(trainer: Trainer, count: Callable[[dict[str, Any]], tuple[int, int]]) -> dict[str, int]:
+    """Trains, and returns the ``positions`` and the ``useful`` tokens of all batches, which ``count`` tells of one."""
+    counted: list[tuple[int, int]] = []
+    step = trainer.training_step
+
+    def counting(model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> torch.Tensor:
+        counted.append(count(inputs))
+        return step(model, inputs, *given, **named)
+
+    trainer.training_step = counting
+    trainer.train()
+    positions, useful = map(sum, zip(*counted, strict=True))
+    return {"positions": positions, "useful": useful}
+
+
 @torch.no_grad()
 def mask_error(model: Any, inputs: dict[str, Any]) -> float:
     """Largest difference between ``inputs`` as trained on and every chat in them run alone, in what goes into the head:

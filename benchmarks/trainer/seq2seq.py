@@ -178,7 +178,7 @@ def run_theirs(directory: Path, out: Path) -> None:
     )
 
     from benchmarks.trainer.meter import Meter
-    from benchmarks.trainer.peers import Clock
+    from benchmarks.trainer.peers import Clock, train_counted
 
     tokenizer = AutoTokenizer.from_pretrained(directory / "model")
     set_seed(SEED)
@@ -203,19 +203,14 @@ def run_theirs(directory: Path, out: Path) -> None:
         processing_class=tokenizer,
         callbacks=[Clock(meter)],
     )
-    counted: list[tuple[int, int]] = []
-    step = trainer.training_step
 
-    def counting(model: Any, inputs: Any, *given: Any, **named: Any) -> Any:
+    def count(inputs: Any) -> tuple[int, int]:
         positions = inputs["input_ids"].numel() + inputs["labels"].numel()
-        counted.append((positions, int(inputs["attention_mask"].sum() + (inputs["labels"] != -100).sum())))
-        return step(model, inputs, *given, **named)
+        return positions, int(inputs["attention_mask"].sum() + (inputs["labels"] != -100).sum())
 
-    trainer.training_step = counting  # type: ignore[method-assign]
-    trainer.train()
+    counted = train_counted(trainer, count)
     trainer.save_model(str(out))
-    positions, useful = map(sum, zip(*counted, strict=True))
-    tell(**meter.figures(), positions=positions, useful=useful)
+    tell(**meter.figures(), **counted)
 
 
 def loss(directory: Path, out: Path) -> None:

@@ -42,3 +42,16 @@ def test_chats_that_see_each_other_show_one(model):
 
 def test_the_peers_that_are_measured_are_those_there_are():
     assert tuple(peers.PEERS) == cpu.PEERS
+
+
+def test_what_goes_through_a_peer_is_counted_batch_by_batch():
+    class Peer:
+        def training_step(self, model, inputs):
+            return inputs["loss"]
+
+        def train(self):
+            self.losses = [self.training_step(None, {"loss": n, "rows": n}) for n in (2, 3)]
+
+    peer = Peer()
+    assert peers.train_counted(peer, lambda inputs: (10, inputs["rows"])) == {"positions": 20, "useful": 5}
+    assert peer.losses == [2, 3]
