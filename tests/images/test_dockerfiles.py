@@ -84,12 +84,12 @@ def test_what_is_copied_exists_and_is_not_kept_from_the_build(file: Path):
 @pytest.mark.parametrize(
     ("path", "out"),
     [
-        ("operator/finetune_api/spec.py", False),
+        ("operator/finetune_api/spec/model.py", False),
         ("pyproject.toml", False),
         (".git/config", True),
         (".venv/bin/python", True),
         ("tests/conftest.py", True),
-        ("operator/finetune_api/__pycache__/spec.pyc", True),
+        ("operator/finetune_api/__pycache__/run.pyc", True),
         ("trainer_image/.mypy_cache/x", True),
     ],
 )

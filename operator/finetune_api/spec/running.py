@@ -1,0 +1,63 @@
+"""``spec.resources``, ``spec.scheduling``, ``spec.runPolicy`` and ``spec.tracking``: how the pods of a job run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Model, Mutable, NotYet, Rule
+from finetune_api.spec.fields import Duration, Quantity, SecretName
+
+
+class Resources(Model):
+    """What the training pod asks for."""
+
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Pods. More than one is not supported yet."""
+    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
+    """GPUs (`nvidia.com/gpu`) a pod, which share the work of each step; 0 trains on the CPU."""
+    gpu_type: Annotated[str | None, NotYet()] = Field(default=None, max_length=64)
+    """Kind of GPU, as the profile names it."""
+    cpu: Quantity | None = None
+    """CPU requested, as a Kubernetes quantity (`2`, `500m`). Absent: 1, or one for each GPU."""
+    memory: Quantity | None = None
+    """Memory requested and its limit, as a Kubernetes quantity (`16Gi`). Absent: no limit."""
+
+    rules = (Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),)
+
+
+class Scheduling(Model):
+    """How the pod gets its place."""
+
+    queue: Annotated[str | None, NotYet()] = Field(default=None, max_length=253)
+    """Kueue LocalQueue."""
+    priority_class: SecretName | None = None
+    """PriorityClass of the training pod."""
+
+
+class RunPolicy(Model):
+    """How a run may fail, wait and end."""
+
+    max_retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """Further tries after a failure that another try can mend. A user's fault is never retried."""
+    on_out_of_memory: Annotated[Literal["Fail", "HalveMicroBatch"], NotYet(("HalveMicroBatch",))] = "Fail"
+    """What to do when memory runs out."""
+    on_divergence: Literal["Fail", "Rewind"] = "Fail"
+    """What to do when the loss is no number any more, or rises and stays there. `Fail`: end. `Rewind`: go back to the
+    last checkpoint, and on with half the learning rate; at most three times."""
+    stall_timeout: Annotated[Duration | None, NotYet()] = None
+    """Longest time without progress (`30m`)."""
+    deadline: Annotated[Duration | None, NotYet()] = None
+    """Longest time for the whole job (`4h`)."""
+    ttl_after_finished: Annotated[Duration | None, Mutable(), NotYet()] = None
+    """Time after which the children of a finished job are deleted; the FineTuneJob itself stays."""
+
+
+class Tracker(Model):
+    """One experiment tracker."""
+
+    type: Literal["mlflow", "wandb", "tensorboard"]
+    """Which one."""
+    credentials: SecretName | None = None
+    """Secret with the tracker's own environment variables."""
+    project: Annotated[str, Field(max_length=128)] | None = None
+    """Project or experiment."""
