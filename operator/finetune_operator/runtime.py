@@ -24,7 +24,7 @@ from finetune_operator.render import Reporting
 from finetune_operator.reports import Authenticator, Reports
 from finetune_operator.settings import Settings, cannot_listen
 from finetune_operator.workqueue import WorkQueue
-from finetune_operator.world import Key, World
+from finetune_operator.world import Key, World, namespace_of
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Operator:
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._settings = settings
         self._cluster = cluster
-        self.queue: WorkQueue[Key] = WorkQueue()
+        self.queue: WorkQueue[Key] = WorkQueue(lane_of=namespace_of)
         self.world = World(self.queue.add)
         self._reporting: Reporting | None = None
         self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now)

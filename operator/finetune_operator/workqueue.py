@@ -1,7 +1,11 @@
-"""A keyed work queue: a key waits at most once, one worker holds a key at a time, failures back off."""
+"""A keyed work queue: a key waits at most once, one worker holds a key at a time, failures back off.
+
+Keys wait in lanes, one for each tenant, and lanes take turns: whoever adds a thousand keys delays his own.
+"""
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -11,15 +15,58 @@ FIRST_BACKOFF = 0.2
 LONGEST_BACKOFF = 60.0
 
 
+class Lanes(Generic[K]):
+    """Waiting keys, each once: first come, first served within a lane, and one key of each lane in turn."""
+
+    def __init__(self, lane_of: Callable[[K], Hashable]) -> None:
+        self._lane_of = lane_of
+        self._lanes: dict[Hashable, dict[K, None]] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, key: K) -> bool:
+        """Whether the key is new; one that waits keeps its place."""
+        lane = self._lanes.setdefault(self._lane_of(key), {})
+        if key in lane:
+            return False
+        lane[key] = None
+        self._length += 1
+        return True
+
+    def take(self) -> K:
+        """The next key; its lane goes to the end of the round."""
+        name = next(iter(self._lanes))
+        lane = self._lanes.pop(name)
+        key = next(iter(lane))
+        del lane[key]
+        if lane:
+            self._lanes[name] = lane
+        self._length -= 1
+        return key
+
+
 class WorkQueue(Generic[K]):
     """Keys to be worked on.
 
     A key that is added while it is being worked on is worked on once more afterwards. ``pause`` holds new work back
     (a replica that does not lead) without forgetting keys.
+
+    Args:
+        lane_of: names the lane that a key waits in; without it all wait in one.
+        waited: is told the seconds that a key was ready before a worker took it.
     """
 
-    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
-        self._ready: dict[K, None] = {}
+    def __init__(
+        self,
+        lane_of: Callable[[K], Hashable] = lambda _: None,
+        jitter: Callable[[], float] = random.random,
+        waited: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self._ready: Lanes[K] = Lanes(lane_of)
+        self._since: dict[K, float] = {}
+        self._waited = waited
         self._busy: set[K] = set()
         self._again: set[K] = set()
         self._failures: dict[K, int] = {}
@@ -42,9 +89,13 @@ class WorkQueue(Generic[K]):
             timer.cancel()
         if key in self._busy:
             self._again.add(key)
-        else:
-            self._ready[key] = None
+        elif self._ready.add(key):
+            self._since[key] = time.monotonic()
             self._wake.set()
+
+    def __len__(self) -> int:
+        """Keys that are ready and that no worker holds."""
+        return len(self._ready)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Work on a key later; an earlier turn, asked for before or after, takes its place."""
@@ -95,9 +146,9 @@ class WorkQueue(Generic[K]):
         while True:
             await self._open.wait()
             if self._ready:
-                key = next(iter(self._ready))
-                del self._ready[key]
+                key = self._ready.take()
                 self._busy.add(key)
+                self._waited(time.monotonic() - self._since.pop(key))
                 return key
             self._wake.clear()
             await self._wake.wait()

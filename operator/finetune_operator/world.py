@@ -304,6 +304,11 @@ def sorted_pods(pods: list[PodState]) -> tuple[PodState, ...]:
     return tuple(sorted(pods, key=lambda pod: (pod.created_at, not pod.ended, pod.name)))
 
 
+def namespace_of(key: Key) -> str:
+    """The namespace of a FineTuneJob: a tenant's own."""
+    return key[0]
+
+
 def _key(raw: Raw) -> Key:
     meta = raw["metadata"]
     return meta["namespace"], meta["name"]

@@ -1,8 +1,13 @@
 """The keyed work queue."""
 
 import asyncio
+from collections import Counter
 
-from finetune_operator.workqueue import LONGEST_BACKOFF, WorkQueue
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_operator.workqueue import LONGEST_BACKOFF, Lanes, WorkQueue
 from tests.reconcile.plane import asynchronous, until
 
 
@@ -44,6 +49,71 @@ class Workers:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("added", "taken"),
+    [
+        ("a1 a2 a3", "a1 a2 a3"),
+        ("a1 a2 a3 b1", "a1 b1 a2 a3"),
+        ("a1 a2 b1 b2 c1", "a1 b1 c1 a2 b2"),
+        ("a1 b1 a1 b1", "a1 b1"),
+        ("", ""),
+    ],
+)
+def test_lanes_take_turns(added, taken):
+    lanes = Lanes(lambda key: key[0])
+    for key in added.split():
+        lanes.add(key)
+    assert [lanes.take() for _ in range(len(lanes))] == taken.split()
+
+
+@given(st.lists(st.one_of(st.none(), st.tuples(st.sampled_from("abc"), st.integers(0, 5)))))
+def test_no_key_is_lost_or_doubled_and_none_waits_longer_than_its_lane_and_the_others_turns(story):
+    """A story adds keys of three lanes and takes some in between (None)."""
+    lanes: Lanes[tuple[str, int]] = Lanes(lambda key: key[0])
+    waiting: dict[tuple[str, int], int] = {}
+
+    def take() -> None:
+        key = lanes.take()
+        assert waiting.pop(key) >= 0, f"{key} waited for too many turns"
+        for other in waiting:
+            waiting[other] -= 1
+
+    for key in story:
+        if key is None:
+            if waiting:
+                take()
+        else:
+            assert lanes.add(key) == (key not in waiting)
+            ahead = Counter(lane for lane, _ in waiting)[key[0]]
+            waiting.setdefault(key, 3 * (ahead + 1) - 1)  # turns of three lanes, for each key of its own before it
+        assert len(lanes) == len(waiting)
+    while waiting:
+        take()
+    assert len(lanes) == 0
+
+
+@asynchronous
+async def test_a_tenant_with_many_keys_delays_another_by_one_turn():
+    waits: list[float] = []
+    queue: WorkQueue[str] = WorkQueue(lane_of=lambda key: key[0], waited=waits.append)
+    begun = []
+
+    async def handle(key: str) -> None:
+        begun.append(key)
+
+    for number in range(1000):
+        queue.add(f"a{number}")
+    queue.add("b")
+    assert len(queue) == 1001
+    queue.resume()
+    worker = asyncio.create_task(queue.work(handle, lambda key, error: None))
+    await until(queue.idle)
+    worker.cancel()
+    assert begun.index("b") == 1
+    assert len(waits) == 1001
+    assert min(waits) >= 0
 
 
 @asynchronous
