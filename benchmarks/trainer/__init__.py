@@ -11,14 +11,14 @@ a goal is missed.
 returns its rows, and a line in :data:`SECTIONS`::
 
     # benchmarks/trainer/s3.py
-    from benchmarks.trainer.row import Row, at_most
+    from benchmarks.row import Row, at_most
 
     def rows() -> list[Row]:
         ours, theirs = …
         return [Row("S3 download, client CPU ÷ download_file", ours / theirs, "×", at_most(0.5))]
 
 A row without a goal is a figure that the others are made of, and always holds. A module is imported only when its
-section runs; a section that this machine cannot run raises :class:`~benchmarks.trainer.row.NotHere` with the sentence
+section runs; a section that this machine cannot run raises :class:`~benchmarks.row.NotHere` with the sentence
 that says what is missing. Whatever is measured in a process of its own goes through
 :func:`benchmarks.trainer.process.measured`.
 """

@@ -1,63 +1,9 @@
-"""Runs sections, prints their rows as they come, and writes all of them."""
+"""See the package."""
 
-import argparse
-import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from importlib import import_module
-from pathlib import Path
 
+from benchmarks.sections import main
 from benchmarks.trainer import SECTIONS
-from benchmarks.trainer.row import NotHere, Row, table
-
-WRITTEN = Path("build/bench/trainer.json")
-Section = Callable[[], list[Row]]
-
-
-def run(sections: Mapping[str, Section], chosen: Sequence[str], written: Path) -> int:
-    """Runs the ``chosen`` sections, or all; the answer is 1 if a goal is missed.
-
-    A section that cannot run on this machine is named as not measured; it counts as missed only if it was chosen.
-    """
-    rows: list[Row] = []
-    refused = []
-    for name in chosen or sections:
-        print(f"\n{name}", flush=True)
-        try:
-            measured = sections[name]()
-        except NotHere as missing:
-            print(f"    not measured: {missing}", flush=True)
-            refused.append(name)
-        else:
-            rows += measured
-            print(table(measured), flush=True)
-    written.parent.mkdir(parents=True, exist_ok=True)
-    written.write_text(json.dumps([row.to_json() for row in rows], ensure_ascii=False, indent=1) + "\n")
-    missed = [row.name for row in rows if not row.holds]
-    print(f"\n{len(rows)} rows in {written}; goals missed: {', '.join(missed) or 'none'}")
-    return int(bool(missed or (chosen and refused)))
-
-
-def _section(name: str) -> list[Row]:
-    measured: list[Row] = import_module(f"benchmarks.trainer.{name}").rows()
-    return measured
-
-
-def main() -> int:
-    """Runs what the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description="Measures the trainer.")
-    parser.add_argument("sections", nargs="*", metavar="section", help="to run only these")
-    parser.add_argument("--list", action="store_true", help="list the sections and end")
-    parser.add_argument("--written", type=Path, default=WRITTEN, help="the JSON file (default: %(default)s)")
-    arguments = parser.parse_args()
-    if arguments.list:
-        print("\n".join(f"{name:12} {what}" for name, what in SECTIONS.items()))
-        return 0
-    if unknown := set(arguments.sections) - set(SECTIONS):
-        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    return run({name: partial(_section, name) for name in SECTIONS}, arguments.sections, arguments.written)
-
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("benchmarks.trainer", SECTIONS, "Measures the trainer."))

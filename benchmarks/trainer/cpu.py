@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.row import Goal, Row, at_least, at_most
 from benchmarks.trainer import heldout, ours
 from benchmarks.trainer.process import measured
-from benchmarks.trainer.row import Goal, Row, at_least, at_most
 from benchmarks.trainer.workload import Setting, Workload, make
 from finetune_api.spec import Training
 

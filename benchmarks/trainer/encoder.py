@@ -24,9 +24,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.row import NotHere, Row, at_least, at_most
 from benchmarks.trainer import ours
 from benchmarks.trainer.process import measured, tell
-from benchmarks.trainer.row import NotHere, Row, at_least, at_most
 from tests import tiny
 
 REPETITIONS = 3

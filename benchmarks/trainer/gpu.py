@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.row import NotHere, Row, at_least, at_most
 from benchmarks.trainer import ours
 from benchmarks.trainer.process import measured
-from benchmarks.trainer.row import NotHere, Row, at_least, at_most
 from benchmarks.trainer.workload import Setting, Workload, make
 
 PEAKS = {

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.row import Row, at_least, at_most
 from benchmarks.trainer import ours
 from benchmarks.trainer.process import measured, tell
-from benchmarks.trainer.row import Row, at_least, at_most
 from benchmarks.trainer.workload import Chat, Setting, Workload, make
 from tests import tiny
 

@@ -26,9 +26,9 @@ from typing import Any, cast
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.row import Goal, Row, at_least, at_most, table
 from benchmarks.trainer.meter import memory as resident
 from benchmarks.trainer.process import measured, tell
-from benchmarks.trainer.row import Goal, Row, at_least, at_most, table
 from finetune_api.spec import Data
 from finetune_trainer.preparation.data import load
 from finetune_trainer.preparation.encoder import Encoder

@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.row import NotHere, Row, at_most
 from benchmarks.trainer.plain_s3 import serving
 from benchmarks.trainer.process import measured, tell
-from benchmarks.trainer.row import NotHere, Row, at_most
 from finetune_api.spec import Storage
 from finetune_trainer.background import start
 from finetune_trainer.checkpoints.uploads import RATE

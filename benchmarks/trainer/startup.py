@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.row import Row, at_most
 from benchmarks.trainer import ours
 from benchmarks.trainer.process import measured
-from benchmarks.trainer.row import Row, at_most
 from tests import tiny
 
 REPETITIONS = 3

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from benchmarks.row import Goal, NotHere, Row, at_least, at_most, table
+from benchmarks.sections import run
 from benchmarks.trainer import SECTIONS, cpu, gpu
-from benchmarks.trainer.__main__ import run
-from benchmarks.trainer.row import Goal, NotHere, Row, at_least, at_most, table
 from benchmarks.trainer.workload import TINY, make, tokens
 
 FAST = Row("speed", 2.5, "×", at_least(2.2))

@@ -53,7 +53,7 @@ class Row:
         return self.goal is None or self.goal.holds(self.value)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``build/bench/trainer.json`` has it."""
+        """As the files in ``build/bench/`` have it."""
         goal = str(self.goal) if self.goal else None
         return {"name": self.name, "goal": goal, "value": self.value, "unit": self.unit, "holds": self.holds}
 
