@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -98,7 +99,7 @@ class Model(BaseModel):
         broken = [rule.message for rule in self.rules if not rule.holds(self)]
         broken += [
             marker.message(name, type(self).model_fields[attribute].annotation)
-            for attribute, name, marker in self.not_yet()
+            for attribute, name, marker in _marked(type(self))
             if marker.refuses(getattr(self, attribute))
         ]
         if broken:
@@ -112,6 +113,12 @@ class Model(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """JSON-able dict with camelCase names, without fields that are not set."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@cache
+def _marked(model: type[Model]) -> tuple[tuple[str, str, NotYet], ...]:
+    """``model.not_yet()``, looked for once: every object that is read asks for it."""
+    return tuple(model.not_yet())
 
 
 class StatusModel(Model):

@@ -102,6 +102,11 @@ class OperatorProcess:
         guardian.watch(self._process.pid)
 
     @property
+    def pid(self) -> int | None:
+        """None before it was started."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """None while it runs."""
         return None if self._process is None else self._process.poll()

@@ -51,6 +51,8 @@ def _registry(cluster: Cluster, seen: Callable[[str | None, Raw], None]) -> kopf
 def _kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
+    chosen.persistence.diffbase_storage = _NoDifferences()
+    chosen.persistence.progress_storage = _NoProgress()
     chosen.scanning.disabled = True
     chosen.watching.server_timeout = int(settings.watch_timeout)
     chosen.watching.client_timeout = settings.watch_timeout + 30
@@ -59,6 +61,39 @@ def _kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     chosen.networking.error_backoffs = _BACKOFFS
     chosen.queueing.idle_timeout = chosen.queueing.exit_timeout = _WORKER_LINGERS
     return chosen
+
+
+class _NoDifferences(kopf.DiffBaseStorage):
+    """kopf copies every object to find out what changed in it, and then no handler of ours asks: most of what an event
+    costs."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """The same, of how far handlers got: ours is done when it returns."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
 
 
 async def _connection(cluster: Cluster) -> kopf.ConnectionInfo:

@@ -1,5 +1,6 @@
 """What a look at one FineTuneJob comes to, before it is put into words of the status."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -104,6 +105,8 @@ class Situation:
 def understood(raw: Raw) -> FineTuneJobStatus:
     """The fields of a status that this version can read; the others are passed over one by one, because a newer
     version may have written them and a job must not start anew for that."""
+    with suppress(ValueError):
+        return FineTuneJobStatus.model_validate(raw)
     kept: dict[str, Any] = {}
     for key, value in raw.items():
         try:
