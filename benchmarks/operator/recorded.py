@@ -7,7 +7,9 @@ that only have to be there are made from a record, by putting other names and UI
 import asyncio
 import contextlib
 import json
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +113,20 @@ def _renamed(text: str, known: list[str], of: Identity) -> Object:
     return found
 
 
+async def until(true: Callable[[], Any], seconds: float = 60, what: str = "the next step of a job") -> Any:
+    """Wait for something to become true; the answer is what it is then.
+
+    Raises:
+        TimeoutError: it took too long.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        await asyncio.sleep(0.02)
+    return found
+
+
 async def record(server: ApiServer, client: ApiClient) -> Record:
     """Apply a FineTuneJob, let a real Job controller and the running operator see it through, and keep all stages."""
     kept = Record()
@@ -122,14 +138,12 @@ async def record(server: ApiServer, client: ApiClient) -> Record:
             pod = await _there(server, PODS)
             if state:
                 await _play(client, pod, state)
-            while (_one(server, FINETUNEJOBS) or {}).get("status", {}).get("phase") != stage:
-                await asyncio.sleep(0.01)
+            await until(lambda stage=stage: _phase(server) == stage)
             objects = {resource: await _there(server, resource) for resource in (FINETUNEJOBS, JOBS, PODS)}
             kept.take(stage, objects)
         kept.know(objects[FINETUNEJOBS], objects[JOBS], objects[PODS])
         await client.delete(f"{path}/{NAME}")
-        while _one(server, PODS) or _one(server, JOBS):
-            await asyncio.sleep(0.01)
+        await until(lambda: not (_one(server, PODS) or _one(server, JOBS)))
     finally:
         controller.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -141,10 +155,12 @@ def _one(server: ApiServer, resource: tuple[str, str]) -> Object | None:
     return next(iter(server.store.list(resource)), None)
 
 
+def _phase(server: ApiServer) -> str:
+    return ((_one(server, FINETUNEJOBS) or {}).get("status") or {}).get("phase", "")
+
+
 async def _there(server: ApiServer, resource: tuple[str, str]) -> Object:
-    while not (found := _one(server, resource)):
-        await asyncio.sleep(0.01)
-    return found
+    return await until(lambda: _one(server, resource))
 
 
 async def _play(client: ApiClient, pod: Object, state: Object) -> None:

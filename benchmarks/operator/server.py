@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from benchmarks.operator.kubemark import Kubemark, paced
-from benchmarks.operator.recorded import FINETUNEJOBS, NAMESPACE, record
+from benchmarks.operator.recorded import FINETUNEJOBS, JOBS, NAMESPACE, record, until
 from finetune_local import operator_process
 from finetune_local.apiserver import ApiServer
 from finetune_local.client import ApiClient
@@ -75,15 +75,17 @@ class Commands:
             phases = {raw["metadata"]["name"]: (raw.get("status") or {}).get("phase") for raw in found}
             return all(phases.get(name) == phase for name in wanted)
 
-        return await _until(there, f"{count} FineTuneJobs {prefix}… are {phase}", seconds)
+        await until(there, seconds, f"{count} FineTuneJobs {prefix}… are {phase}")
+        return time.monotonic()
 
     async def wait_for_jobs(self, count: int, seconds: float) -> float:
         """Until that many Jobs exist; the answer is when (monotonic)."""
-        return await _until(lambda: len(self._server.store.list(("batch", "jobs"))) >= count, f"{count} Jobs", seconds)
+        await until(lambda: len(self._server.store.list(JOBS)) >= count, seconds, f"{count} Jobs")
+        return time.monotonic()
 
     async def example(self) -> dict[str, Any]:
         """A Job as the operator creates it, but nobody's: the same size, without an owner."""
-        found = self._server.store.list(("batch", "jobs"))[0]
+        found = self._server.store.list(JOBS)[0]
         meta = {key: found["metadata"][key] for key in ("namespace", "labels", "annotations")}
         meta["labels"] = {"app": "floor"}
         spec = {key: value for key, value in found["spec"].items() if key not in ("selector", "suspend")}
@@ -108,15 +110,6 @@ class Commands:
     async def cpu(self) -> float:
         """Processor time of this process, s."""
         return time.process_time()
-
-
-async def _until(true: Any, what: str, seconds: float) -> float:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        await asyncio.sleep(0.05)
-    return time.monotonic()
 
 
 def _without_uid(spec: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class OperatorProcess:
         self._kubeconfig = directory / "operator.kubeconfig"
         write_private(self._kubeconfig, json.dumps(kubeconfig))
         self.health_port = free_port()
+        self.metrics_port = free_port()
         reports_port = free_port()
         chosen = {
             "namespace": NAMESPACE,
@@ -81,6 +82,8 @@ class OperatorProcess:
             "reports_port": str(reports_port),
             "health_bind": "127.0.0.1",
             "health_port": str(self.health_port),
+            "metrics_bind": "127.0.0.1",
+            "metrics_port": str(self.metrics_port),
             **settings,
         }
         self._environment = {f"{PREFIX}{name.upper()}": value for name, value in chosen.items()}

@@ -8,8 +8,10 @@ import signal
 import sys
 from importlib.metadata import version
 
+from finetune_operator import logs
 from finetune_operator.app import watch_finetunejobs
 from finetune_operator.cluster import Cluster, NoCluster
+from finetune_operator.metrics import Metrics
 from finetune_operator.runtime import Operator
 from finetune_operator.settings import InvalidSetting, Settings, documentation
 
@@ -20,9 +22,10 @@ async def serve(settings: Settings) -> None:
     assert task is not None  # noqa: S101 - this runs in a task
     for number in (signal.SIGTERM, signal.SIGINT):  # kopf takes them over once it watches
         loop.add_signal_handler(number, task.cancel)
-    cluster = await Cluster.connect(settings)
+    metrics = Metrics()
+    cluster = await Cluster.connect(settings, metrics.trace())
     try:
-        await Operator(settings, cluster).run(functools.partial(watch_finetunejobs, cluster, settings))
+        await Operator(settings, cluster, metrics).run(functools.partial(watch_finetunejobs, cluster, settings))
     finally:
         await cluster.close()
 
@@ -48,7 +51,7 @@ def main() -> int:
     except InvalidSetting as e:
         print(e, file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         asyncio.run(serve(settings))

@@ -8,7 +8,7 @@ the calls below need, and all they need.
 import json
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -57,7 +57,9 @@ class NoCluster(Exception):
 class Cluster:
     """A connection to one API server."""
 
-    def __init__(self, configuration: Configuration, settings: Settings) -> None:
+    def __init__(
+        self, configuration: Configuration, settings: Settings, trace: Sequence[aiohttp.TraceConfig] = ()
+    ) -> None:
         self.configuration = configuration
         self._settings = settings
         self._ssl = _ssl_context(configuration)
@@ -65,11 +67,14 @@ class Cluster:
             connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl if self._ssl else True),
             timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
             proxy=configuration.proxy,
+            trace_configs=list(trace),
         )
 
     @classmethod
-    async def connect(cls, settings: Settings) -> Self:
+    async def connect(cls, settings: Settings, *trace: aiohttp.TraceConfig) -> Self:
         """Find the configuration as kubectl does: KUBECONFIG, the pod's ServiceAccount, ~/.kube/config.
+
+        ``trace`` is told of every request.
 
         Raises:
             NoCluster: there is none.
@@ -88,7 +93,7 @@ class Cluster:
             where = f"KUBECONFIG={path}" if path else f"a pod's ServiceAccount, and {_DEFAULT_KUBECONFIG}"
             why = " ".join(str(e).split())
             raise NoCluster(f"no API server: looked at {where}: {why}; set KUBECONFIG, or run in a pod") from e
-        return cls(configuration, settings)
+        return cls(configuration, settings, trace)
 
     async def close(self) -> None:
         """Close all connections."""

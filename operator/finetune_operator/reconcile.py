@@ -12,6 +12,7 @@ from datetime import datetime
 from finetune_api import names
 from finetune_operator import events
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.logs import JobLog
 from finetune_operator.observed import JobState, Observed, PodState, Raw
 from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
@@ -42,9 +43,11 @@ class Reconciler:
         settings: Settings,
         reporting: Callable[[], Reporting | None],
         clock: Callable[[], datetime],
+        wrote: Callable[[Raw, Raw], None] = lambda before, after: None,
     ) -> None:
+        """``wrote`` is told of each status that was written: the FineTuneJob before and after."""
         self._cluster, self._world, self._settings = cluster, world, settings
-        self._reporting, self._clock = reporting, clock
+        self._reporting, self._clock, self._wrote = reporting, clock, wrote
         self._written: dict[Key, datetime] = {}
 
     async def __call__(self, key: Key) -> float | None:
@@ -107,7 +110,7 @@ class Reconciler:
                 case = f"creating Job {meta['namespace']}/{meta['name']} was refused: {e.message}"
                 return replace(observed, refusal=case)
             raise
-        log.info("%s/%s: created Job %s", *key, meta["name"])
+        JobLog(log, *key).info("created Job %s", meta["name"])
         return replace(observed, job=JobState.of(job))
 
     async def _still(self, key: Key, raw: Raw) -> None:
@@ -142,6 +145,7 @@ class Reconciler:
             raise
         self._world.learned(answer)
         self._written[key] = self._clock()
+        self._wrote(raw, answer)
         await self._tell(raw, decision)
 
     async def _refresh(self, key: Key) -> None:
@@ -157,4 +161,5 @@ class Reconciler:
             try:
                 await self._cluster.create_event(events.manifest(raw, event, self._clock()))
             except (ApiError, Unreachable) as e:
-                log.warning("%s: no Event %s: %s", raw["metadata"]["name"], event.reason, e)
+                meta = raw["metadata"]
+                JobLog(log, meta["namespace"], meta["name"]).warning("no Event %s: %s", event.reason, e)

@@ -126,14 +126,16 @@ class Reports:
         leader: Callable[[], str | None],
         clock: Callable[[], datetime],
         host: str,
+        answered: Callable[[int], None] = lambda code: None,
     ) -> None:
         """``leader`` answers with the leader's address, or None where this replica leads; ``host`` is the name in the
-        certificate of all replicas."""
+        certificate of all replicas; ``answered`` is told the HTTP status of each answer."""
         self._authenticator = authenticator
         self._received = received
         self._leader = leader
         self._clock = clock
         self._host = host
+        self._answered = answered
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
         self._context: ssl.SSLContext | None = None
@@ -165,6 +167,7 @@ class Reports:
             code, message = 408, f"the request took longer than {_LONGEST_REQUEST:.0f} s"
         except web.HTTPRequestEntityTooLarge:
             code, message = 413, f"a report must not exceed {LARGEST_BODY} bytes"
+        self._answered(code)
         return web.json_response({"message": message}, status=code)
 
     async def _answer(self, request: web.Request) -> tuple[int, str]:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -16,8 +16,12 @@ from finetune_api import names
 from finetune_operator import certificates
 from finetune_operator.certificates import Material, SecretMissing
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
-from finetune_operator.health import Health
+from finetune_operator.health import Endpoint, Health, MetricsEndpoint
+from finetune_operator.jobmetrics import JobCollector
+from finetune_operator.journal import Journal
 from finetune_operator.lease import Elector
+from finetune_operator.logs import JobLog
+from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Raw
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.render import Reporting
@@ -48,19 +52,26 @@ def utc_now() -> datetime:
 class Operator:
     """One replica."""
 
-    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster, metrics: Metrics) -> None:
         self._settings = settings
         self._cluster = cluster
-        self.queue: WorkQueue[Key] = WorkQueue(lane_of=namespace_of)
+        self._metrics = metrics
+        self.queue: WorkQueue[Key] = WorkQueue(lane_of=namespace_of, waited=metrics.waited)
         self.world = World(self.queue.add)
         self._reporting: Reporting | None = None
-        self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now)
+        wrote = Journal(metrics).wrote
+        self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now, wrote)
         self.elector = Elector(cluster, settings, self._address(), self._lead)
         self._leading = False
         self._context: ssl.SSLContext | None = None
         self.health = Health()
+        self.metrics_endpoint = MetricsEndpoint(metrics)
+        metrics.shows(lambda: len(self.queue), lambda: self._leading)
+        metrics.registry.register(JobCollector(self._led_jobs, settings.metrics_jobs))
         host = urlsplit(settings.reports_url).hostname or ""
-        self._reports = Reports(Authenticator(cluster), self.world.reported, self._other_leader, utc_now, host)
+        self._reports = Reports(
+            Authenticator(cluster), self.world.reported, self._other_leader, utc_now, host, metrics.reported
+        )
         for what in (_CRD, *([_CERTIFICATE] if settings.reports_url else []), _CACHES):
             self.health.waits_for(what)
 
@@ -70,12 +81,11 @@ class Operator:
         Raises:
             InvalidSetting: an address to listen on is not to be had.
         """
-        bind, port = self._settings.health_bind, self._settings.health_port
         try:
-            await self.health.start(bind, port)
-        except OSError as e:
-            raise cannot_listen("health", bind, port, e) from e
-        try:
+            await self._listen("health", self.health, self._settings.health_bind, self._settings.health_port)
+            if self._settings.metrics:
+                bind, port = self._settings.metrics_bind, self._settings.metrics_port
+                await self._listen("metrics", self.metrics_endpoint, bind, port)
             await self._wait_for(_CRD, self._cluster.serves_finetunejobs)
             if self._settings.reports_url:
                 await self._wait_for(_CERTIFICATE, self._open_reports)
@@ -87,7 +97,14 @@ class Operator:
                     task.cancel()
         finally:
             await self._reports.stop()
+            await self.metrics_endpoint.stop()
             await self.health.stop()
+
+    async def _listen(self, what: str, endpoint: Endpoint, bind: str, port: int) -> None:
+        try:
+            await endpoint.start(bind, port)
+        except OSError as e:
+            raise cannot_listen(what, bind, port, e) from e
 
     def _address(self) -> str:
         return self._settings.advertise_address or f"{socket.gethostname()}:{self._settings.reports_port}"
@@ -147,7 +164,7 @@ class Operator:
     def _work(self) -> Iterator[Coroutine[None, None, None]]:
         """What runs as long as the operator does."""
         for _ in range(self._settings.workers):
-            yield self.queue.work(self._reconciler, self._failed)
+            yield self.queue.work(self._turn, self._failed)
         if self._settings.reports_url:
             yield self._renew_certificate()
         if self._settings.leader_election:
@@ -167,11 +184,20 @@ class Operator:
     def _other_leader(self) -> str | None:
         return None if self._leading else (self.elector.leader_address or "")
 
+    def _led_jobs(self) -> Iterable[Raw]:
+        return self.world.all() if self._leading else ()
+
+    async def _turn(self, key: Key) -> float | None:
+        with self._metrics.turn():
+            return await self._reconciler(key)
+
     def _failed(self, key: Key, error: Exception) -> None:
         if isinstance(error, ApiError | Unreachable):
-            log.warning("%s/%s: %s; trying again", *key, error)
+            self._metrics.failed("api")
+            JobLog(log, *key).warning("%s; trying again", error)
         else:
-            log.error("%s/%s: %s; trying again", *key, error, exc_info=error)
+            self._metrics.failed("bug")
+            JobLog(log, *key).error("%s; trying again", error, exc_info=error)
 
     async def _certificate(self) -> Material:
         host = urlsplit(self._settings.reports_url).hostname or ""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from finetune_operator.logs import FORMATS
+
 PREFIX = "FINETUNE_OPERATOR_"
 REPORTS_PATH = "/v1/reports"
 """Path of the reports endpoint."""
@@ -59,6 +61,13 @@ class Settings:
     health_bind: str = _setting("0.0.0.0", "Address that /healthz and /livez listen on.")  # noqa: S104
     health_port: int = _setting(8080, "Port that /healthz and /livez listen on.", least=0)
 
+    metrics: bool = _setting(True, "Whether to serve metrics for Prometheus, at /metrics.")
+    metrics_bind: str = _setting("0.0.0.0", "Address that /metrics listens on.")  # noqa: S104
+    metrics_port: int = _setting(8081, "Port that /metrics listens on.", least=0)
+    metrics_jobs: int = _setting(
+        1000, "Live FineTuneJobs that have series of their own (five each), the oldest first. 0: none.", least=0
+    )
+
     leader_election: bool = _setting(True, "Whether to take the Lease before working: needed with several replicas.")
     lease_name: str = _setting("finetune-operator", "Name of the Lease.")
     lease_duration: float = _setting(15.0, "Time after which a silent leader has lost the Lease.", least=1)
@@ -70,12 +79,15 @@ class Settings:
     request_timeout: float = _setting(30.0, "Longest time for one request to the API server.", least=1)
     watch_timeout: float = _setting(240.0, "Time after which a watch is renewed.", least=1)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = _setting("text", "text (logfmt) or json: one line each, with its fields.")
 
     def __post_init__(self) -> None:
         if self.image_pull_policy not in ("Always", "IfNotPresent", "Never"):
             raise _wrong("image_pull_policy", self.image_pull_policy, "Always, IfNotPresent or Never")
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise _wrong("log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")
+        if self.log_format not in FORMATS:
+            raise _wrong("log_format", self.log_format, " or ".join(FORMATS))
         if not self.lease_retry_period < self.lease_renew_deadline < self.lease_duration:
             found = f"{self.lease_retry_period}, {self.lease_renew_deadline}, {self.lease_duration}"
             raise _wrong("lease_renew_deadline", found, "lease_retry_period < lease_renew_deadline < lease_duration")
@@ -104,7 +116,7 @@ class Settings:
 
 
 def cannot_listen(endpoint: str, address: str, port: int, error: OSError) -> InvalidSetting:
-    """What to tell where an endpoint (``health`` or ``reports``) cannot have its address."""
+    """What to tell where an endpoint (``health``, ``metrics`` or ``reports``) cannot have its address."""
     why = os.strerror(error.errno).lower() if error.errno else str(error)
     where = f"{address} ({PREFIX}{endpoint.upper()}_BIND)"
     return _wrong(f"{endpoint}_port", port, f"a free port of {where} to listen on: {why}")

@@ -11,7 +11,7 @@ those with a version we wrote or read ourselves are echoes, and any other one is
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
@@ -194,6 +194,10 @@ class World:
     def finetunejobs(self) -> list[Key]:
         """All FineTuneJobs."""
         return list(self._finetunejobs)
+
+    def all(self) -> Iterable[Raw]:
+        """All FineTuneJobs, as ``get`` has them."""
+        return self._finetunejobs.values()
 
     def reflectors(
         self, cluster: Cluster, namespaces: tuple[str, ...], warn: Callable[[str], None]

@@ -32,6 +32,7 @@ ODD: dict[str, Any] = {
     "podAnnotations": {"note": "yes: it is"},
     "podLabels": {"team": "ml"},
     "podDisruptionBudget": {"maxUnavailable": 2},
+    "metrics": {"annotations": False, "podMonitor": {"enabled": True, "labels": {"release": "prom"}, "interval": "1m"}},
     "crds": {"install": True, "keep": False},
 }
 
@@ -154,6 +155,27 @@ def test_service_and_disruption_budget_select_the_deployment_s_pods_and_only_the
         assert selector.items() <= labels.items()
 
 
+def test_prometheus_finds_the_metrics_by_annotations_or_by_a_pod_monitor(render: Render):
+    for values, found_by in (({}, "annotations"), (ODD, "PodMonitor"), ({"metrics": {"enabled": False}}, None)):
+        rendered = render(values)
+        template = deployment(rendered)["spec"]["template"]
+        ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+        settings = Settings.from_environment(environment(rendered))
+        annotations = template["metadata"].get("annotations") or {}
+        monitor = rendered.get(("PodMonitor", "demo-finetune-operator"))
+        assert (annotations.get("prometheus.io/scrape") == "true") == (found_by == "annotations")
+        assert (monitor is not None) == (found_by == "PodMonitor")
+        assert settings.metrics == (found_by is not None) == ("metrics" in ports)
+        if found_by:
+            assert ports["metrics"] == settings.metrics_port
+        if found_by == "annotations":
+            assert int(annotations["prometheus.io/port"]) == settings.metrics_port
+        if monitor:
+            assert monitor["metadata"]["labels"]["release"] == "prom"
+            assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "1m"}]
+            assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
 def test_the_secret_is_empty_so_that_an_upgrade_leaves_the_certificate_alone(render: Render):
     secret = render()["Secret", "finetune-operator-reports"]
     assert not {"data", "stringData"} & set(secret)
@@ -189,6 +211,7 @@ def test_a_long_release_name_gives_names_that_kubernetes_takes(render: Render):
         ({"resources": {"request": {}}}, "request"),
         ({"podDisruptionBudget": {"maxUnavailable": 0}}, "/podDisruptionBudget/maxUnavailable"),
         ({"crds": {"keep": "yes"}}, "/crds/keep"),
+        ({"metrics": {"podMonitor": {"interval": "often"}}}, "/metrics/podMonitor/interval"),
     ],
     ids=str,
 )

@@ -26,6 +26,7 @@ from finetune_local.jobs.controller import JobController
 from finetune_local.operator_process import free_port
 from finetune_operator.app import watch_finetunejobs
 from finetune_operator.cluster import Cluster
+from finetune_operator.metrics import Metrics
 from finetune_operator.outcome import format_time
 from finetune_operator.permissions import PERMISSIONS, Scope
 from finetune_operator.runtime import Operator, utc_now
@@ -35,6 +36,7 @@ from tests import builders as b
 Raw = dict[str, Any]
 OPERATOR = "operator-under-test"
 DEADLINE = 45.0
+_BINDS: dict[str, Any] = dict.fromkeys(("health_bind", "metrics_bind", "reports_bind"), "127.0.0.1")
 _NOT_COUNTED = ("events", "leases", "tokenreviews")
 
 
@@ -75,12 +77,12 @@ class Plane:
 
     def settings(self, **more: Any) -> Settings:
         """Settings of an operator here, on free ports."""
-        chosen = {"health_bind": "127.0.0.1", "health_port": 0, "reports_bind": "127.0.0.1", "identity": "one"}
+        chosen = _BINDS | {"health_port": 0, "metrics_port": 0, "identity": "one"}
         return Settings(**(chosen | more))
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """The same for a process."""
-        chosen = {"health_bind": "127.0.0.1", "health_port": free_port(), "reports_bind": "127.0.0.1"} | settings
+        chosen = _BINDS | {"health_port": free_port(), "metrics_port": free_port()} | settings
         ours = {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
         return os.environ | ours
 
@@ -261,8 +263,9 @@ class _Thread(threading.Thread):
 
     async def _main(self) -> None:
         self._task = asyncio.current_task()
-        cluster = await Cluster.connect(self._settings)
-        self.operator = Operator(self._settings, cluster)
+        metrics = Metrics()
+        cluster = await Cluster.connect(self._settings, metrics.trace())
+        self.operator = Operator(self._settings, cluster, metrics)
         try:
             await self.operator.run(functools.partial(watch_finetunejobs, cluster, self._settings))
         finally:

@@ -25,6 +25,10 @@
   value: $(POD_IP):{{ include "finetune-operator.reportsPort" . }}
 - name: FINETUNE_OPERATOR_HEALTH_PORT
   value: {{ include "finetune-operator.healthPort" . | quote }}
+- name: FINETUNE_OPERATOR_METRICS
+  value: {{ .Values.metrics.enabled | quote }}
+- name: FINETUNE_OPERATOR_METRICS_PORT
+  value: {{ include "finetune-operator.metricsPort" . | quote }}
 - name: FINETUNE_OPERATOR_LEADER_ELECTION
   value: "true"
 {{- range $name, $value := .Values.settings }}

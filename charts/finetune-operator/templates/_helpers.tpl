@@ -32,3 +32,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "finetune-operator.reportsPort" -}}9443{{- end -}}
 {{- define "finetune-operator.healthPort" -}}8080{{- end -}}
+{{- define "finetune-operator.metricsPort" -}}8081{{- end -}}
+
+{{/* Annotations of the operator's pods, or nothing. */}}
+{{- define "finetune-operator.podAnnotations" -}}
+{{- if and .Values.metrics.enabled .Values.metrics.annotations }}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ include "finetune-operator.metricsPort" . | quote }}
+prometheus.io/path: /metrics
+{{- end }}
+{{- with .Values.podAnnotations }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

@@ -21,6 +21,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/reference/templates.md": reference.templates,
     "docs/reference/reasons.md": reference.reasons,
     "docs/reference/exit-codes.md": reference.exit_codes,
+    "docs/reference/metrics.md": reference.metrics_page,
     "docs/reference/operator-settings.md": reference.operator_settings,
     "docs/reference/permissions.md": rights.page,
 }

@@ -12,8 +12,10 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 from finetune_api.templates import NAMED
+from finetune_operator import jobmetrics, metrics
 from finetune_operator.generate.fields import Field, fields, inherited, submodel
 from finetune_operator.generate.text import markdown_file, table
+from finetune_operator.metrics import Definition
 from finetune_operator.settings import documentation
 
 
@@ -160,6 +162,31 @@ def _exit_code(code: ExitCode) -> tuple[str, ...]:
     another_try = "no" if code.final else "can help"
     meaning = MEANINGS[code.reason]
     return str(int(code)), f"`{code.reason}`", another_try if code else "", meaning.fault, meaning.sentence
+
+
+def metrics_page() -> str:
+    """docs/reference/metrics.md."""
+    columns = ["Metric", "Kind", "Labels", "Meaning"]
+    return markdown_file(
+        "Metrics",
+        "Served in Prometheus' text format at `/metrics`, on a port of its own (8081; the settings "
+        "`FINETUNE_OPERATOR_METRICS*`). The page tells of all namespaces' jobs and asks nobody who they are: let a "
+        "NetworkPolicy keep that port for Prometheus. Histograms give `_bucket`, `_sum` and `_count`; the usual "
+        "`process_*` metrics are there, too.",
+        "## The operator",
+        "On every replica. No label grows with the number of jobs; a namespace stays until the replica ends.",
+        table(columns, _metrics(metrics.DEFINITIONS)),
+        "## FineTuneJobs",
+        "On the leader alone. Looked up in the caches at each scrape: the series of a job end with the job. There are "
+        "`namespaces × phases` of `finetune_jobs`, and five for each live job that has told of progress, up to the "
+        "setting `FINETUNE_OPERATOR_METRICS_JOBS`.",
+        table(columns, _metrics(jobmetrics.DEFINITIONS)),
+    )
+
+
+def _metrics(definitions: tuple[Definition, ...]) -> Iterator[tuple[str, ...]]:
+    for d in definitions:
+        yield f"`{d.name}`", d.kind, ", ".join(f"`{label}`" for label in d.labels), d.about
 
 
 def operator_settings() -> str:

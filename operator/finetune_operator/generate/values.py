@@ -25,6 +25,9 @@ WIRED = frozenset(
         "advertise_address",
         "health_bind",
         "health_port",
+        "metrics",
+        "metrics_bind",
+        "metrics_port",
         "leader_election",
         "lease_name",
     }
@@ -101,6 +104,28 @@ class DisruptionBudget(Section):
     """Replicas that a node's maintenance may take away at a time. Less than 1 would block it for ever."""
 
 
+class PodMonitor(Section):
+    """A PodMonitor of the Prometheus operator."""
+
+    enabled: bool = False
+    """Create it. The cluster must have the definition `monitoring.coreos.com/v1` PodMonitor."""
+    labels: Labels = {}
+    """Further labels, for a Prometheus that selects PodMonitors by them."""
+    interval: Annotated[str, Field(pattern=r"^[0-9]+(ms|s|m|h)$")] = "30s"
+    """How often Prometheus asks."""
+
+
+class Metrics(Section):
+    """Metrics for Prometheus."""
+
+    enabled: bool = True
+    """Serve them, at /metrics of the port `metrics`."""
+    annotations: bool = True
+    """Give the operator's pods the annotations `prometheus.io/scrape`, `port` and `path`."""
+    pod_monitor: PodMonitor = PodMonitor()
+    """A PodMonitor of the Prometheus operator."""
+
+
 class Crds(Section):
     """The CustomResourceDefinition."""
 
@@ -144,5 +169,7 @@ class Values(Section):
     """Further labels of the operator's pods."""
     pod_disruption_budget: DisruptionBudget = DisruptionBudget()
     """PodDisruptionBudget of the operator."""
+    metrics: Metrics = Metrics()
+    """Metrics for Prometheus."""
     crds: Crds = Crds()
     """The CustomResourceDefinition."""
