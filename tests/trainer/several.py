@@ -13,7 +13,6 @@ from unittest.mock import patch
 from accelerate.state import AcceleratorState
 
 from finetune_api.run import RunConfig
-from finetune_trainer import tuning
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import DataFile, Dataset, SourceFile
@@ -28,6 +27,8 @@ from finetune_trainer.scaling.sharding import whole
 from finetune_trainer.training.layout import Layout
 from finetune_trainer.training.loop import Loop
 from finetune_trainer.training.snapshot import Snapshot
+from finetune_trainer.tuning import placement
+from finetune_trainer.tuning.tuning import Tuning
 
 RECORDS = [Record(f"line {n}", prompt="say " * (n % 7 + 1), completion=" one" * (9 - n % 5)) for n in range(21)]
 PAIRS = [
@@ -142,7 +143,7 @@ class Several:
     directory: Path
     """For what is saved."""
 
-    def begin(self, name: str, scenario: Scenario, resumed: Snapshot | None = None) -> tuning.Tuning:
+    def begin(self, name: str, scenario: Scenario, resumed: Snapshot | None = None) -> Tuning:
         """A tuning of four steps."""
         AcceleratorState._reset_state(reset_partial_state=True)
         if not self.ranks.alone:
@@ -166,7 +167,7 @@ class Several:
         )
         with ExitStack() as patches:
             if not self.ranks.alone:
-                patches.enter_context(patch.object(tuning, "choose_strategy", lambda *_: scenario.strategy))
+                patches.enter_context(patch.object(placement, "choose_strategy", lambda *_: scenario.strategy))
             if not scenario.packed:
                 patches.enter_context(patch.object(likelihood, "try_layout", lambda *_: Layout(False, True)))
             records: list[Any] = {"dpo": PAIRS, "kto": FEEDBACK}.get(config.method.objective, RECORDS)
@@ -175,11 +176,11 @@ class Several:
                 records, described = TEXTS, {"labels": ("0", "1", "2"), "formats": {"text-label"}}
             data: Any = Dataset(Records(records[:TRAINED]), Records(records[TRAINED:]), (), **described)  # type: ignore[arg-type]
             files = ModelFiles(self.models / scenario.model, "the-base")
-            return tuning.Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
+            return Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
 
-    def finish(self, name: str, begun: tuning.Tuning, base: Any = None) -> dict[str, Any]:
+    def finish(self, name: str, begun: Tuning, base: Any = None) -> dict[str, Any]:
         """Trains, measures and saves into a directory of that name."""
-        norms = _record_norms(begun._loop)
+        norms = _record_norms(begun.loop)
         history = begun.train(Memory() if self.ranks.first else None, lambda: False)
         tuned = begun.measure_tuned()
         begun.save(self.directory / name if self.ranks.first else None)
@@ -194,14 +195,14 @@ class Several:
     def whole(self, name: str, scenario: Scenario) -> dict[str, Any]:
         """Measures, trains, measures again; "read" is where the weights were when they had been read."""
         read: list[str] = []
-        load = tuning.load_model
+        load = placement.load_model
 
         def recorded(*args: Any) -> Any:
             model = load(*args)
             read.append(model.device.type)
             return model
 
-        with patch.object(tuning, "load_model", recorded):
+        with patch.object(placement, "load_model", recorded):
             begun = self.begin(name, scenario)
         return self.finish(name, begun, begun.measure_base()) | {"read": read[0]}
 
@@ -212,7 +213,7 @@ class Several:
         with patch.object(sys.modules[__name__], "Memory", lambda: saver):
             told = self.finish(name, first)
         second = self.begin(name, scenario, saver.kept[0] if self.ranks.first else None)
-        step = second._loop.state.step
+        step = second.loop.state.step
         return {"step": step, "once": told, "again": self.finish(f"{name} again", second)}
 
     def stopped_by_the_last(self) -> dict[str, Any]:
@@ -221,21 +222,21 @@ class Several:
         last = self.ranks.rank == self.ranks.count - 1
         saver = Memory()
         try:
-            begun.train(saver if self.ranks.first else None, lambda: last and begun._loop.state.step == 2)
+            begun.train(saver if self.ranks.first else None, lambda: last and begun.loop.state.step == 2)
         except Stopped:
-            return {"step": begun._loop.state.step, "saved": [snapshot.step for snapshot in saver.kept]}
+            return {"step": begun.loop.state.step, "saved": [snapshot.step for snapshot in saver.kept]}
         return {"step": None}
 
     def diverged_on_the_last(self, rewinds: bool) -> dict[str, Any]:
         """Only the last rank's loss is no number any more, from its second step on; once, where there is a way back."""
         begun = self.begin(f"diverged, {rewinds}", Scenario("ddp", rewinds=rewinds))
         if self.ranks.rank == self.ranks.count - 1:
-            _spoil(begun._loop, from_step=2, once=rewinds)
+            _spoil(begun.loop, from_step=2, once=rewinds)
         try:
             history = begun.train(Memory(every=1) if self.ranks.first else None, lambda: False)
         except TrainerError as error:
             return {"code": error.code.name, "message": error.message}
-        return {"steps": [step.step for step in history.steps], "rewinds": begun._loop.state.rewinds}
+        return {"steps": [step.step for step in history.steps], "rewinds": begun.loop.state.rewinds}
 
 
 def _record_norms(loop: Loop) -> list[float]:

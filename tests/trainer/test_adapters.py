@@ -1,6 +1,7 @@
 """Whole runs with each adapter: what is told of them is what everybody measures who loads the result."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.run import ExitCode
 from finetune_api.spec import Method, Training
-from finetune_trainer import tuning
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.models.adapters import adapter_of
 from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.training.memory import Fit
-from finetune_trainer.tuning import Tuning
+from finetune_trainer.tuning import beginning, placement
+from finetune_trainer.tuning.placement import Subject, strategy_for
 from tests import tiny
 from tests.trainer.test_resume import SigtermAfter, result, sigterm_asks, whole
 from tests.trainer.test_runs import loss_of
@@ -132,7 +133,7 @@ def test_frozen_parts_of_a_model_are_published_as_they_were(s3, trainer, model_d
 
 def test_a_prefix_is_not_trained_where_layers_would_have_to_be_computed_twice(trainer, monkeypatch):
     """They would be computed without it, and nothing would be said."""
-    monkeypatch.setattr(tuning, "find_fit", lambda *_: Fit(64, recompute=True))
+    monkeypatch.setattr(beginning, "find_fit", lambda *_: Fit(64, recompute=True))
     ended = trainer.run(method={"adapter": "prefix"}, training={"maxSteps": 1, "maxLength": 64})
     assert ended.code == ExitCode.CONFIGURATION_INVALID
     assert "Set it to never, and spec.training.maxLength lower" in ended.message
@@ -142,7 +143,7 @@ def test_a_base_that_virtual_tokens_cannot_be_put_before_is_refused_before_train
     def fails(*_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(tuning, "find_fit", fails)
+    monkeypatch.setattr(beginning, "find_fit", fails)
     ended = trainer.run(method={"adapter": "prompt"}, training={"maxSteps": 1, "maxLength": 64})
     assert ended.code == ExitCode.CONFIGURATION_INVALID
     assert "cannot be given virtual tokens: shapes do not match. Set spec.method.adapter to lora" in ended.message
@@ -150,21 +151,16 @@ def test_a_base_that_virtual_tokens_cannot_be_put_before_is_refused_before_train
 
 @pytest.mark.parametrize(("name", "shards"), [("DoRA", True), ("ia3", True), *((n, False) for n in WHOLE)])
 def test_what_needs_whole_weights_is_refused_where_a_gpu_has_a_share(model_directory, monkeypatch, name, shards):
-    monkeypatch.setattr(tuning, "device_memory", lambda _: 1)
+    monkeypatch.setattr(placement, "device_memory", lambda _: 1)
     method = Method.model_validate(METHODS[name][0])
-    run = SimpleNamespace(
-        files=ModelFiles(model_directory, "the-base"),
-        adapter=adapter_of(method),
-        recipe=SimpleNamespace(head=LANGUAGE_MODEL),
-        precision="bf16",
-        _ranks=SimpleNamespace(alone=False, local_count=2, count=2),
-        _config=SimpleNamespace(method=method, training=Training()),
-    )
+    subject = Subject(ModelFiles(model_directory, "the-base"), LANGUAGE_MODEL, adapter_of(method), "bf16")
+    config: Any = SimpleNamespace(method=method, training=Training())
+    ranks: Any = SimpleNamespace(alone=False, local_count=2, count=2)
     if shards:
-        assert Tuning._strategy(run) == "fsdp2"
+        assert strategy_for(config, subject, ranks) == "fsdp2"
     else:
         with pytest.raises(TrainerError, match="needs whole weights, but the-base is so large"):
-            Tuning._strategy(run)
+            strategy_for(config, subject, ranks)
 
 
 def test_virtual_tokens_take_positions(trainer):

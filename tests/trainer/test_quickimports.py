@@ -58,7 +58,7 @@ STORY = """
 import sys
 from finetune_trainer.quickimports import quick_imports
 with quick_imports():
-    import finetune_trainer.tuning
+    import finetune_trainer.tuning.tuning
 assert not [name for name in ("boto3", "scipy", "sklearn") if name in sys.modules], "imported at the start"
 from sklearn.metrics import f1_score
 assert f1_score([1], [1]) == 1

@@ -11,10 +11,10 @@ from unittest import mock
 import pytest
 
 from finetune_api.run import ExitCode
-from finetune_trainer import tuning
 from finetune_trainer.progress import Progress, StepDone
 from finetune_trainer.report import Reporter
 from finetune_trainer.stopping import StopRequest
+from finetune_trainer.tuning import beginning
 from tests import tiny
 
 STEPS = {"maxSteps": 12, "learningRate": 1e-2, "maxLength": 64, "batchSize": 8, "microBatchSize": 3}
@@ -102,7 +102,7 @@ def test_what_the_model_was_before_its_first_step_is_known_to_the_bit_after_a_re
     expected = whole(s3, trainer, **changes)
     with sigterm_asks() as stop:
         assert trainer.run(SigtermAfter(5), stop, **changes).code == ExitCode.PREEMPTED
-    with mock.patch.object(tuning, "refer", side_effect=AssertionError("asked once more")):
+    with mock.patch.object(beginning, "refer", side_effect=AssertionError("asked once more")):
         ended = trainer.run(SigtermAfter(), **changes)
     assert ended.code == 0, ended.result.error
     assert result(s3, ended) == expected

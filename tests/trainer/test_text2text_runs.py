@@ -143,7 +143,7 @@ def test_chats_are_measured_by_their_last_answer_where_that_is_asked_for(trainer
 def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(
     trainer, uris, monkeypatch, task, content, model, code, said
 ):
-    monkeypatch.setattr("finetune_trainer.tuning.load_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("finetune_trainer.tuning.placement.load_model", lambda *_: pytest.fail("the model was loaded"))
     ended = trainer.run(
         task=task,
         data=trainer.data(content, name="train.txt" if content.startswith(b"A") else "train.jsonl", fraction=0.4),

@@ -216,7 +216,7 @@ def _import_everything() -> None:
     import peft  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
 
-    from finetune_trainer import tuning  # noqa: F401
+    from finetune_trainer.tuning import tuning  # noqa: F401
 
     logging.basicConfig(format="%(asctime)s.%(msecs)03d %(threadName)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("finetune_trainer").setLevel(logging.INFO)

@@ -15,7 +15,7 @@ from finetune_trainer.publishing.versions import made_with
 from finetune_trainer.training.history import History
 from finetune_trainer.training.memory import Fit
 from finetune_trainer.training.snapshot import Snapshot, TrainingState
-from finetune_trainer.tuning import Measurement
+from finetune_trainer.tuning.measuring import Measurement
 
 BASE = Measurement(Measured({"eval_loss": 0.1 + 0.2, "token_accuracy": 1 / 3}), ["Grüße", ""])
 

@@ -24,7 +24,7 @@ from finetune_trainer.stopping import StopRequest
 from finetune_trainer.storage.parallel import Group
 from finetune_trainer.training.memory import Fit
 from finetune_trainer.training.snapshot import Snapshot, TrainingState
-from finetune_trainer.tuning import Measurement
+from finetune_trainer.tuning.measuring import Measurement
 
 HERE = Fingerprint(run="run", data=(), model="model", processes=1)
 BASE = Measurement(Measured({"eval_loss": 1.5, "token_accuracy": 0.5}), [])

@@ -20,7 +20,8 @@ from finetune_trainer.publishing.versions import made_with
 from finetune_trainer.scaling.ranks import ALONE, Ranks
 from finetune_trainer.stopping import StopRequest
 from finetune_trainer.training.snapshot import Snapshot
-from finetune_trainer.tuning import Measurement, Tuning
+from finetune_trainer.tuning.measuring import Measurement
+from finetune_trainer.tuning.tuning import Tuning
 
 logger = logging.getLogger(__name__)
 

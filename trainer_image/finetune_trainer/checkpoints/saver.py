@@ -25,7 +25,7 @@ from finetune_trainer.stopping import StopRequest
 from finetune_trainer.storage.parallel import Abandoned, Group
 from finetune_trainer.training.loop import Loop
 from finetune_trainer.training.snapshot import Snapshot
-from finetune_trainer.tuning import Measurement
+from finetune_trainer.tuning.measuring import Measurement
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from finetune_api.status import Metric
 from finetune_trainer.preparation.sets import Part
-from finetune_trainer.tuning import Tuning
+from finetune_trainer.tuning.tuning import Tuning
 
 
 def overall(metrics: Sequence[Metric]) -> list[Metric]:
@@ -25,7 +25,7 @@ def of_sets(metrics: Sequence[Metric]) -> dict[str, list[Metric]]:
 
 def sets_report(tuning: Tuning, metrics: Sequence[Metric]) -> list[dict[str, Any]]:
     """One entry a set; those of one run with one set have the metrics of the whole."""
-    train, held = tuning.train_set.parts, tuning.validation_set.parts
+    train, held = tuning.materials.train.parts, tuning.materials.validation.parts
     names = list(dict.fromkeys(part.set for part in (*train, *held)))
     measured = of_sets(metrics) or {part.set: overall(metrics) for part in held}
     per_epoch = [source.per_epoch for source in tuning.plan.sources]

@@ -12,7 +12,8 @@ from finetune_trainer.publishing.bysets import sets_report
 from finetune_trainer.publishing.modelcard import model_card
 from finetune_trainer.publishing.versions import versions
 from finetune_trainer.training.history import History
-from finetune_trainer.tuning import Measurement, Tuning
+from finetune_trainer.tuning.measuring import Measurement
+from finetune_trainer.tuning.tuning import Tuning
 
 REPORT_NAME = "report.json"
 
@@ -39,7 +40,7 @@ class Outcome:
 
     def run_result(self, location: str) -> RunResult:
         """The termination message, if the files lie at ``location``."""
-        adapter, model = self.tuning.adapter, self.config.model
+        adapter, model = self.tuning.subject.adapter, self.config.model
         alone = adapter is not None and not self.config.merge_adapter
         return RunResult(
             outcome="Succeeded",
@@ -48,7 +49,7 @@ class Outcome:
                 adapter_uri=location if alone else None,
                 model_uri=None if alone else location,
                 base_model=model.origin or model.uri,
-                revision=self.tuning.files.revision,
+                revision=self.tuning.subject.files.revision,
                 rank=adapter.rank if adapter and alone else None,
                 built_on=self._built_on() if alone else None,
                 report_uri=f"{location}{REPORT_NAME}",
@@ -58,7 +59,7 @@ class Outcome:
 
     def _built_on(self) -> BuiltOn:
         """What the adapter belongs on, exactly."""
-        model, files = self.config.model, self.tuning.files
+        model, files = self.config.model, self.tuning.subject.files
         return BuiltOn(
             uri=model.uri,
             revision=files.revision,
@@ -72,9 +73,9 @@ class Outcome:
         self.tuning.save(directory)
         card = model_card(
             self.config,
-            self.tuning.files,
-            self.tuning.recipe.head,
-            self.tuning.adapter,
+            self.tuning.subject.files,
+            self.tuning.subject.head,
+            self.tuning.subject.adapter,
             self.data.files,
             self._hyperparameters(),
             self.metrics,
@@ -91,14 +92,14 @@ class Outcome:
             "objective": self.config.method.objective,
             "adapter": self.config.method.adapter,
         }
-        if adapter := self.tuning.adapter:
+        if adapter := self.tuning.subject.adapter:
             settings |= adapter.settings()
             settings["mergeAdapter"] = self.config.merge_adapter
         elif parts := self.config.method.freeze:
             settings |= {f"freeze.{name}": value for name, value in parts.to_dict().items()}
         chosen = {
-            "learningRate": self.tuning.learning_rate,
-            "precision": self.tuning.precision,
+            "learningRate": self.tuning.loop.rate,
+            "precision": self.tuning.subject.precision,
             "steps": self.tuning.plan.total_steps,
         }
         return settings | training | chosen
@@ -107,19 +108,19 @@ class Outcome:
         tuning = self.tuning
         return {
             "run": self.config.to_dict(),
-            "base": {"name": tuning.files.name, "revision": tuning.files.revision},
-            "lineage": [ancestor.to_dict() for ancestor in tuning.files.lineage],
+            "base": {"name": tuning.subject.files.name, "revision": tuning.subject.files.revision},
+            "lineage": [ancestor.to_dict() for ancestor in tuning.subject.files.lineage],
             "data": [asdict(file) for file in self.data.files],
             "sets": sets_report(self.tuning, self.metrics),
             "sequences": {
-                "train": len(tuning.train_set),
-                "validation": len(tuning.validation_set),
-                "trainRecordsLeftOut": tuning.train_set.dropped,
-                "validationRecordsLeftOut": tuning.validation_set.dropped,
+                "train": len(tuning.materials.train),
+                "validation": len(tuning.materials.validation),
+                "trainRecordsLeftOut": tuning.materials.train.dropped,
+                "validationRecordsLeftOut": tuning.materials.validation.dropped,
             },
             "hyperparameters": self._hyperparameters(),
             "metrics": [metric.to_dict() for metric in self.metrics],
-            "resumedAt": tuning.resumed_at,
+            "resumedAt": tuning.loop.state.resumed_at,
             "steps": [asdict(step) for step in self.trained.steps],
             "evaluations": [asdict(each) for each in self.trained.evaluations],
             "bestStep": tuning.standing.best.step or None,
@@ -132,7 +133,7 @@ class Outcome:
                     "base": self.base.answers[index] if self.base else None,
                     "tuned": self.tuned.answers[index],
                 }
-                for index, prompt in enumerate(tuning.prompts[: self.config.evaluation.samples])
+                for index, prompt in enumerate(tuning.materials.prompts[: self.config.evaluation.samples])
             ],
             "versions": versions(),
         }
