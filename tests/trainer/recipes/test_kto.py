@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from finetune_api.spec import Kto, Method
 from finetune_trainer.evaluation.evaluate import evaluate
@@ -17,7 +16,7 @@ from finetune_trainer.training.batches import Cut
 from finetune_trainer.training.layout import Layout
 from finetune_trainer.training.passes import refer, sets_of, survey
 from tests import tiny
-from tests.trainer.recipes.trls import Trl, log_likelihood, moved
+from tests.trainer.recipes.trls import Trl, log_likelihood
 
 CPU = torch.device("cpu")
 FEEDBACK = tuple(
@@ -37,16 +36,6 @@ def swapped(record):
 def encoded(records, max_length=64) -> Encoded:
     read = [feedback(record, f"line {number}") for number, record in enumerate(records)]
     return FeedbackEncoder(tiny.tokenizer(), max_length).encode(read)
-
-
-@pytest.fixture
-def model(model_directory):
-    return AutoModelForCausalLM.from_pretrained(model_directory, dtype=torch.float32).eval()
-
-
-@pytest.fixture
-def other(model_directory):
-    return moved(model_directory)
 
 
 def known(model, examples, layout=None) -> Encoded:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.preparation.encoding import Encoded, Example
@@ -39,11 +38,6 @@ class Fixed(nn.Module):
     def forward(self, input_ids, attention_mask, use_cache):
         row = torch.tensor([1 / 6, 1 / 6, 1 / 2, 1 / 6]).log()
         return SimpleNamespace(logits=row.expand(*input_ids.shape, 4))
-
-
-@pytest.fixture
-def model(model_directory):
-    return AutoModelForCausalLM.from_pretrained(model_directory, dtype=torch.float32).eval()
 
 
 def loss(model, *examples, packed=False, headless=False):

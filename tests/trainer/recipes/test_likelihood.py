@@ -4,7 +4,6 @@ from array import array
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from finetune_trainer.recipes import likelihood
 from finetune_trainer.recipes.likelihood import Likelihood, Segment, collate
@@ -20,11 +19,6 @@ def segment(ids, learned, shared=0) -> Segment:
 
 PAIR = [segment([5, 6, 7, 8, 9, 10], [0, 0, 0, 1, 0, 1]), segment([11, 12], [1, 1], shared=3)]
 OTHER = [segment([20, 21, 22, 23], [0, 1, 1, 1]), segment([24], [1], shared=1)]
-
-
-@pytest.fixture
-def model(model_directory):
-    return AutoModelForCausalLM.from_pretrained(model_directory, dtype=torch.float32).eval()
 
 
 def alone(model, ids, learned):

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from finetune_api.spec import Dpo, Method, Orpo, Simpo
 from finetune_trainer.evaluation.evaluate import evaluate
@@ -23,7 +22,7 @@ from finetune_trainer.training.batches import Cut
 from finetune_trainer.training.layout import Layout
 from finetune_trainer.training.passes import refer
 from tests import tiny
-from tests.trainer.recipes.trls import Trl, log_likelihood, moved
+from tests.trainer.recipes.trls import Trl, log_likelihood
 
 CPU = torch.device("cpu")
 PAIRS = tuple(
@@ -43,16 +42,6 @@ def swapped(pair):
 def encoded(pairs, max_length=64) -> Encoded:
     records = [preference(pair, f"line {number}") for number, pair in enumerate(pairs)]
     return PairEncoder(tiny.tokenizer(), max_length).encode(records)
-
-
-@pytest.fixture
-def model(model_directory):
-    return AutoModelForCausalLM.from_pretrained(model_directory, dtype=torch.float32).eval()
-
-
-@pytest.fixture
-def other(model_directory):
-    return moved(model_directory)
 
 
 def prepared(objective, layout=None):
@@ -227,18 +216,6 @@ def test_a_model_that_is_its_own_reference_prefers_neither_answer(model):
         found = recipe.metrics(evaluate(objective, data, cut, CPU, lambda _: None))
         assert (found["preference_accuracy"], found["reward_margin"]) == (0.5, 0.0)
         assert found["eval_loss"] == pytest.approx(math.log(2), rel=1e-6)
-
-
-def test_the_dropout_of_the_architecture_does_not_pass_for_a_change_of_the_model():
-    torch.manual_seed(0)
-    noisy = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=320, resid_pdrop=0.5, attn_pdrop=0.5))
-    recipe = DpoRecipe(SimpleNamespace(method=Method()), SimpleNamespace())
-    objective = recipe.objective(noisy.eval())
-    prepared(objective)
-    data = encoded(PAIRS[:4])
-    data.know(refer(objective, data, Cut(True, 256), CPU, lambda _: None))
-    objective.train()
-    assert objective(objective.collate(list(data), True, CPU)).loss.item() == pytest.approx(4 * math.log(2), rel=1e-5)
 
 
 def test_likelihoods_of_one_are_no_infinite_odds():
