@@ -87,7 +87,8 @@ class Training(Model):
     The training loss reported is without it; the full report has it as `penalty`. Absent: none."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout probability of the model itself while training, wherever its architecture has dropout. Absent: what its
-    config.json says. An adapter's own is method.lora.dropout."""
+    config.json says; with any `method.objective` but `sft` none, because noise in one of two things that are compared
+    would be taken for a difference. An adapter's own is method.lora.dropout."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of a target's probability that is spread over all tokens or classes alike while training; 0.1 is usual.
     Measured is without it, and the training loss reported is with it. For `method.objective: sft`. Absent: none."""

@@ -40,14 +40,23 @@ def test_all_of_it_has_the_probability_that_is_asked_for_and_only_while_it_is_tr
         """Whether two passes give the same."""
         return torch.equal(model(**arguments).logits, model(**arguments).logits)
 
-    set_dropout(model, 0.5, "m")
+    set_dropout(model, 0.5, None, "m")
     assert (model.train() and twice(), model.eval() and twice()) == (False, True)
-    set_dropout(model, 0.0, "m")
+    set_dropout(model, None, 0.0, "m")
     assert model.train()
     assert twice()
 
 
 def test_a_model_without_any_is_told_from_one_that_has_it():
     with pytest.raises(TrainerError, match=r"dropout is 0\.1, but org/plain has no dropout\.") as told:
-        set_dropout(nn.Linear(2, 2), 0.1, "org/plain")
+        set_dropout(nn.Linear(2, 2), 0.1, 0.0, "org/plain")
     assert told.value.code is ExitCode.CONFIGURATION_INVALID
+
+
+def test_where_nothing_is_asked_for_the_usual_one_is_taken_and_a_model_without_any_is_as_good():
+    module = nn.Dropout(0.3)
+    set_dropout(module, None, None, "m")
+    assert module.p == 0.3
+    set_dropout(module, None, 0.0, "m")
+    assert module.p == 0.0
+    set_dropout(nn.Linear(2, 2), None, 0.0, "m")

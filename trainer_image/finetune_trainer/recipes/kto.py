@@ -21,7 +21,6 @@ from torch import Tensor
 from finetune_api.spec import Kto
 from finetune_trainer.evaluation.evaluate import Totals
 from finetune_trainer.models.head import LANGUAGE_MODEL
-from finetune_trainer.models.parts import silence_dropout
 from finetune_trainer.preparation.encoder import Encoder, collect
 from finetune_trainer.preparation.encoding import Encoded, Example
 from finetune_trainer.preparation.preferences import Feedback
@@ -160,13 +159,13 @@ class KtoRecipe(Recipe):
     generates = True
     encoder = FeedbackEncoder
     rates: ClassVar = {"adapter": 1e-5, "none": 1e-6}
+    dropout = 0.0
 
     @property
     def _settings(self) -> Kto:
         return self.config.method.kto or Kto()
 
     def objective(self, model: Any) -> FeedbackTuning:
-        silence_dropout(model)
         return FeedbackTuning(model, self._settings)
 
     def metrics(self, totals: Totals) -> dict[str, float]:

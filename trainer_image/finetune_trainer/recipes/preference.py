@@ -17,7 +17,6 @@ from torch.nn.functional import logsigmoid
 from finetune_api.spec import Dpo, Orpo, Simpo
 from finetune_trainer.evaluation.evaluate import Totals
 from finetune_trainer.models.head import LANGUAGE_MODEL
-from finetune_trainer.models.parts import silence_dropout
 from finetune_trainer.preparation.encoding import Example
 from finetune_trainer.recipes import likelihood
 from finetune_trainer.recipes.likelihood import Likelihood
@@ -163,6 +162,7 @@ class PreferenceRecipe(Recipe):
     head = LANGUAGE_MODEL
     generates = True
     encoder = PairEncoder
+    dropout = 0.0
 
     def metrics(self, totals: Totals) -> dict[str, float]:
         return pair_metrics(totals)
@@ -174,7 +174,6 @@ class DpoRecipe(PreferenceRecipe):
     rates: ClassVar = {"adapter": 1e-5, "none": 1e-6}
 
     def objective(self, model: Any) -> DirectPreference:
-        silence_dropout(model)
         return DirectPreference(model, self.config.method.dpo or Dpo())
 
 
@@ -184,7 +183,6 @@ class OrpoRecipe(PreferenceRecipe):
     rates: ClassVar = {"adapter": 8e-5, "none": 8e-6}
 
     def objective(self, model: Any) -> OddsRatioPreference:
-        silence_dropout(model)
         return OddsRatioPreference(model, self.config.method.orpo or Orpo())
 
 
@@ -194,5 +192,4 @@ class SimpoRecipe(PreferenceRecipe):
     rates: ClassVar = {"adapter": 1e-5, "none": 1e-6}
 
     def objective(self, model: Any) -> SimplePreference:
-        silence_dropout(model)
         return SimplePreference(model, self.config.method.simpo or Simpo())

@@ -32,6 +32,11 @@ class Recipe:
     rates: ClassVar[Mapping[str, float]] = {"adapter": 2e-4, "none": 2e-5}
     """Highest learning rates, where the user gives none: of an adapter, and of the whole model."""
 
+    dropout: ClassVar[float | None] = None
+    """Of the architecture while it is trained, where ``training.dropout`` is not given; None: what config.json says.
+    Objectives that compare a model with what it was, or one answer with another, have none: noise in one of the two
+    would be taken for a difference."""
+
     def __init__(self, config: RunConfig, data: Dataset) -> None:
         """Raises TrainerError where these data cannot be learned from in this way."""
         self.config = config

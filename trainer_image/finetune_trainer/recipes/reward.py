@@ -58,6 +58,7 @@ class RewardRecipe(JudgingRecipe):
     )
     encoder = PairEncoder
     rates: ClassVar = {"adapter": 1e-4, "none": 1e-5}
+    dropout = 0.0
 
     def settled(self, head: Head, files: ModelFiles) -> Head:
         return replace(head, new=not has_head(files, head))

@@ -177,6 +177,5 @@ def _load(config: RunConfig, subject: Subject, materials: Materials, device_map:
     model = load_model(files, subject.head, adapter is not None, subject.precision, device_map, quantized)
     require_matching_vocabulary(model, materials.tokenizer, files.name)
     require_length(model, materials.longest_row, files.name, subject.virtual_tokens)
-    if (dropout := config.training.dropout) is not None:
-        set_dropout(model, dropout, files.name)
+    set_dropout(model, config.training.dropout, materials.recipe.dropout, files.name)
     return stacked(model, files, subject.head)
