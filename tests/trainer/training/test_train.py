@@ -89,7 +89,7 @@ def begin(model, examples, accelerator, rate=1e-3, adapt=lambda model: model, **
 
 def run(loop, saver=None, asked_to_stop=lambda: False, rewinds=False, on_step=lambda done: None, every=None, **kwargs):
     """``every``: steps between measurements, by ``measure``."""
-    judge = Judge(loop.settings, every, loop.plan.total_steps)
+    judge = Judge(loop.settings, every, loop.plan.total_steps, ("eval_loss",))
     measure = kwargs.get("measure", lambda asked_to_stop: {})
     train(loop, saver or Memory(), asked_to_stop, rewinds, on_step, judge, measure)
     return loop.state.history

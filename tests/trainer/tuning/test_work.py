@@ -16,7 +16,7 @@ TOKENS = 100
 
 def work_of(every: int | None, steps: int, **given_: int) -> Work:
     parts = {"references": 0, "baseline": 0, "between": 7, "tuned": 11} | given_
-    judge = Judge(Training(), every, steps)
+    judge = Judge(Training(), every, steps, ())
     return Work(steps=TOKENS * steps, total_steps=steps, writes_between=False, judge=judge, **parts)
 
 

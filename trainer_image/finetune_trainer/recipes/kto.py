@@ -160,6 +160,7 @@ class KtoRecipe(Recipe):
     encoder = FeedbackEncoder
     rates: ClassVar = {"adapter": 1e-5, "none": 1e-6}
     dropout = 0.0
+    lower_is_better = ("eval_loss", "kl", "reward_undesirable")
 
     @property
     def _settings(self) -> Kto:

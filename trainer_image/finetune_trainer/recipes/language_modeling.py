@@ -44,6 +44,7 @@ class LanguageModelingRecipe(Recipe):
 
     head = LANGUAGE_MODEL
     generates = True
+    lower_is_better = ("eval_loss", "perplexity")
 
     def objective(self, model: Any) -> Objective:
         return LanguageModeling(model)

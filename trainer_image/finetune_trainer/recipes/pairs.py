@@ -85,6 +85,10 @@ def compared(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
     return {"right": right.sum(), "chosen": chosen.sum(), "rejected": rejected.sum()}
 
 
+LOWER_IS_BETTER = ("eval_loss", "reward_rejected")
+"""Of the metrics of pairs."""
+
+
 def pair_metrics(totals: Totals) -> dict[str, float]:
     """``preference_accuracy``: the share of pairs whose chosen answer is worth more. ``reward_margin``: how much more,
     on average; ``reward_chosen`` and ``reward_rejected``: the two. ``eval_loss``: the mean loss of a pair."""

@@ -20,7 +20,7 @@ from finetune_trainer.models.head import LANGUAGE_MODEL
 from finetune_trainer.preparation.encoding import Example
 from finetune_trainer.recipes import likelihood
 from finetune_trainer.recipes.likelihood import Likelihood
-from finetune_trainer.recipes.pairs import PairEncoder, compared, pair_metrics, pair_of, segments_of
+from finetune_trainer.recipes.pairs import LOWER_IS_BETTER, PairEncoder, compared, pair_metrics, pair_of, segments_of
 from finetune_trainer.recipes.recipe import Recipe
 from finetune_trainer.training.objective import Loss
 
@@ -163,6 +163,7 @@ class PreferenceRecipe(Recipe):
     generates = True
     encoder = PairEncoder
     dropout = 0.0
+    lower_is_better = LOWER_IS_BETTER
 
     def metrics(self, totals: Totals) -> dict[str, float]:
         return pair_metrics(totals)

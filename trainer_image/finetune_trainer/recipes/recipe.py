@@ -32,6 +32,8 @@ class Recipe:
     rates: ClassVar[Mapping[str, float]] = {"adapter": 2e-4, "none": 2e-5}
     """Highest learning rates, where the user gives none: of an adapter, and of the whole model."""
 
+    lower_is_better: ClassVar[tuple[str, ...]] = ("eval_loss",)
+    """Those of its metrics of which less is better; of all others, and of all text metrics, more is."""
     dropout: ClassVar[float | None] = None
     """Of the architecture while it is trained, where ``training.dropout`` is not given; None: what config.json says.
     Objectives that compare a model with what it was, or one answer with another, have none: noise in one of the two

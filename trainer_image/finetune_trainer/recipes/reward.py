@@ -20,7 +20,7 @@ from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.tasks import has_head
 from finetune_trainer.preparation.encoding import Example
 from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows
-from finetune_trainer.recipes.pairs import PairEncoder, compared, pair_metrics, pair_of
+from finetune_trainer.recipes.pairs import LOWER_IS_BETTER, PairEncoder, compared, pair_metrics, pair_of
 from finetune_trainer.training.objective import Loss
 
 
@@ -59,6 +59,7 @@ class RewardRecipe(JudgingRecipe):
     encoder = PairEncoder
     rates: ClassVar = {"adapter": 1e-4, "none": 1e-5}
     dropout = 0.0
+    lower_is_better = LOWER_IS_BETTER
 
     def settled(self, head: Head, files: ModelFiles) -> Head:
         return replace(head, new=not has_head(files, head))

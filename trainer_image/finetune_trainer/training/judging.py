@@ -19,14 +19,6 @@ logger = logging.getLogger(__name__)
 Values = Mapping[str, float]
 """Of metrics, by their names."""
 
-_LOWER = ("loss", "perplexity")
-"""Parts of the names of metrics of which less is better; of all others more is."""
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of it is better."""
-    return any(part in metric for part in _LOWER)
-
 
 @dataclass
 class Course:
@@ -76,13 +68,20 @@ class Standing:
 class Judge:
     """Says when to measure, and what a measurement means."""
 
-    def __init__(self, settings: Training, every_steps: int | None, total_steps: int) -> None:
-        """``every_steps``: ``evaluation.everySteps``."""
+    def __init__(
+        self, settings: Training, every_steps: int | None, total_steps: int, lower_is_better: Container[str]
+    ) -> None:
+        """
+        Args:
+            every_steps: ``evaluation.everySteps``.
+            lower_is_better: the metrics of which less is better, of the whole or of a set; of all others more is.
+        """
         self._plateau = (settings.plateau or Plateau()) if settings.schedule == "plateau" else None
         self._early = settings.early_stopping
         self._best = settings.restore_best
         self._every = every_steps
         self._total = total_steps
+        self._lower = lower_is_better
 
     def measures_at(self, step: int) -> bool:
         """Whether there is a measurement after ``step`` steps. After the last one the result is measured anyhow; only
@@ -108,7 +107,7 @@ class Judge:
 
     def watches(self, metrics: Container[str]) -> bool:
         """Whether one of these ``metrics`` is watched, of the whole or of a set."""
-        return any(watcher.metric.rpartition("/")[2] in metrics for watcher in self._watching.values())
+        return any(_of_whole(watcher.metric) in metrics for watcher in self._watching.values())
 
     def require(self, metrics: Values) -> None:
         """Looks whether all that is watched is measured.
@@ -128,24 +127,27 @@ class Judge:
         """What the metrics of after ``step`` steps mean; written into ``standing``. Returns whether they are the best
         so far, and the weights are to be kept."""
         standing.measured_at = step
-        if self._plateau and _stands_still(standing.plateau, self._plateau, metrics, step):
+        if self._plateau and self._stands_still(standing.plateau, self._plateau, metrics, step):
             standing.plateau.waited = 0
             standing.rate_factor *= self._plateau.factor
             logger.info("no better %s: the learning rate is lowered", self._plateau.metric)
-        if self._early and _stands_still(standing.early, self._early, metrics, step):
+        if self._early and self._stands_still(standing.early, self._early, metrics, step):
             standing.stopped = step < self._total
             logger.info("no better %s since step %d: the training ends", self._early.metric, standing.early.step)
-        return bool(self._best) and _better(standing.best, self._best.metric, metrics, step)  # type: ignore[union-attr]
+        return bool(self._best) and self._better(standing.best, self._best.metric, metrics, step)  # type: ignore[union-attr]
+
+    def _stands_still(self, course: Course, watched: Plateau | EarlyStopping, metrics: Values, step: int) -> bool:
+        """Whether patience with a metric is over."""
+        better = self._better(course, watched.metric, metrics, step, watched.min_delta)
+        return not better and course.waited >= watched.patience
+
+    def _better(self, course: Course, metric: str, metrics: Values, step: int, least: float = 0.0) -> bool:
+        return course.add(metrics[metric], step, _of_whole(metric) in self._lower, least)
 
 
-def _better(course: Course, metric: str, metrics: Values, step: int, least: float = 0.0) -> bool:
-    return course.add(metrics[metric], step, lower_is_better(metric), least)
-
-
-def _stands_still(course: Course, watched: Plateau | EarlyStopping, metrics: Values, step: int) -> bool:
-    """Whether patience with a metric is over."""
-    better = _better(course, watched.metric, metrics, step, watched.min_delta)
-    return not better and course.waited >= watched.patience
+def _of_whole(metric: str) -> str:
+    """The name that a set's metric has for the whole."""
+    return metric.rpartition("/")[2]
 
 
 Measure = Callable[[Callable[[], bool]], Values | None]

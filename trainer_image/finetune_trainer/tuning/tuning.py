@@ -54,7 +54,8 @@ class Tuning:
         self.subject = Subject.of(config, files, self.materials.recipe.head)
         self._placed = place(config, self.subject, self.materials, ranks)
         self.plan = plan_of(config, self.materials, self._placed)
-        self._judge = Judge(config.training, config.evaluation.every_steps, self.plan.total_steps)
+        lower_is_better = self.materials.recipe.lower_is_better
+        self._judge = Judge(config.training, config.evaluation.every_steps, self.plan.total_steps, lower_is_better)
         gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         self.loop = begin(config, self.materials, self._placed, self.plan, resumed, ranks)
         self._work = Work.of(config, self.materials, self._placed, self.plan, self._judge)
