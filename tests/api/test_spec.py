@@ -160,10 +160,13 @@ def test_a_broken_spec_is_refused_with_the_path_of_its_field(path: str, value: o
     assert said in str(refusal.value)
 
 
+@pytest.mark.parametrize("task", ["question-answering", "text-classification", "token-classification"])
 @pytest.mark.parametrize("adapter", ["prompt", "prefix"])
-def test_virtual_tokens_do_not_stand_before_a_question(adapter: str) -> None:
-    with pytest.raises(InvalidSpec, match="not for task question-answering: take lora"):
-        read_spec(changed("task", "question-answering") | {"method": {"adapter": adapter}})
+def test_virtual_tokens_do_not_stand_before_what_a_head_of_its_own_judges(adapter: str, task: str) -> None:
+    with pytest.raises(InvalidSpec) as refusal:
+        read_spec(changed("task", task) | {"method": {"adapter": adapter}})
+    assert str(refusal.value).count("method.adapter") == 1, "told once"
+    assert "of a task's own head PEFT would publish a part. Choose lora or ia3" in str(refusal.value)
 
 
 @pytest.mark.parametrize(("path", "value"), NOT_YET)

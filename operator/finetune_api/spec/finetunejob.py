@@ -70,12 +70,6 @@ class FineTuneJobSpec(Model):
     rules = (
         Rule(
             "method",
-            "self.task != 'question-answering' || !(self.method.adapter in ['prompt', 'prefix'])",
-            "method.adapter prompt and prefix are not for task question-answering: take lora, ia3 or none",
-            lambda s: s.task != "question-answering" or s.method.adapter not in ("prompt", "prefix"),
-        ),
-        Rule(
-            "method",
             "self.method.objective == 'sft' || self.task == 'text-generation'",
             "method.objective other than sft is for task text-generation only",
             lambda s: s.method.objective == "sft" or s.task == "text-generation",
