@@ -43,7 +43,7 @@ class PromptAdapter(Adapter):
     def finish(self, adapted: Any) -> None:
         config = adapted.peft_config[NAME]
         config.prompt_tuning_init, config.tokenizer_name_or_path, config.tokenizer_kwargs = "RANDOM", None, None
-        if config.task_type in ("CAUSAL_LM", "TOKEN_CLS"):  # others read them, and do not speak of each token they read
+        if config.task_type == "CAUSAL_LM":  # what has an encoder reads them, and does not speak of what it reads
             adapted.register_forward_hook(self._leave_out, with_kwargs=True)
 
     def _leave_out(self, _: Any, __: Any, given: dict[str, Any], said: Any) -> Any:
