@@ -8,7 +8,7 @@ from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.models.adapterfiles import HEAD
 from finetune_trainer.models.head import Head
 from finetune_trainer.models.model import read_config
-from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.modelfiles import AdapterFiles, ModelFiles
 from finetune_trainer.preparation.labels import shown
 
 
@@ -51,7 +51,7 @@ def with_labels(head: Head, names: Sequence[str], problem: str | None, files: Mo
     ordered = list(names)
     brought = [adapter for adapter in (*files.stack, *files.adapters) if (adapter.directory / HEAD).exists()]
     if kept := bool(brought) or has_head(files, head):
-        ordered = _kept(names, problem, replace(files, directory=brought[-1].directory) if brought else files)
+        ordered = _of_adapter(names, problem, brought[-1]) if brought else _of_base(names, problem, files)
     settings: dict[str, object] = {
         "id2label": dict(enumerate(ordered)),
         "label2id": {name: number for number, name in enumerate(ordered)},
@@ -62,7 +62,17 @@ def with_labels(head: Head, names: Sequence[str], problem: str | None, files: Mo
     return replace(head, settings=settings, new=new), ordered
 
 
-def _kept(names: Sequence[str], problem: str | None, files: ModelFiles) -> list[str]:
+def _of_base(names: Sequence[str], problem: str | None, files: ModelFiles) -> list[str]:
+    return _kept(names, problem, files, "Start from a model without a head")
+
+
+def _of_adapter(names: Sequence[str], problem: str | None, adapter: AdapterFiles) -> list[str]:
+    files = ModelFiles(adapter.directory, f"{adapter.what[0].lower()}{adapter.what[1:]}")
+    return _kept(names, problem, files, f"Start from what FineTuneJob {adapter.job} started from")
+
+
+def _kept(names: Sequence[str], problem: str | None, files: ModelFiles, otherwise: str) -> list[str]:
+    """The labels of a head that is there; ``otherwise``: what else to do than to keep it."""
     config = read_config(files)
     own = [str(config.id2label[number]) for number in range(config.num_labels)]
     unnamed = own == [f"LABEL_{number}" for number in range(len(own))]
@@ -72,12 +82,12 @@ def _kept(names: Sequence[str], problem: str | None, files: ModelFiles) -> list[
         mend = "write the numbers of its outputs, from 0, as labels" if unnamed else "correct the labels"
         _refuse(
             f"the data have the labels {shown(missing)}, but {files.name} has a head already, whose labels are "
-            f"{shown(own)}. Start from a model without a head, or {mend}"
+            f"{shown(own)}. {otherwise}, or {mend}"
         )
     if problem and config.problem_type not in (None, problem):
         _refuse(
             f"these data are {problem.replace('_', ' ')}, but {files.name} has a head for "
-            f"{config.problem_type.replace('_', ' ')}. Start from a model without a head, or write the records for it"
+            f"{config.problem_type.replace('_', ' ')}. {otherwise}, or write the records for it"
         )
     return own
 
