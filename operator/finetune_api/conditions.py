@@ -60,6 +60,9 @@ class Reason(StrEnum):
 
     # Refused before any pod exists.
     INVALID_SPEC = "InvalidSpec"
+    PROFILE_NOT_FOUND = "ProfileNotFound"
+    PROFILE_INVALID = "ProfileInvalid"
+    NOT_ALLOWED = "NotAllowed"
     MODEL_JOB_NOT_FOUND = "ModelJobNotFound"
     MODEL_JOB_NOT_FINISHED = "ModelJobNotFinished"
     MODEL_JOB_FAILED = "ModelJobFailed"
@@ -125,6 +128,21 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.INVALID_SPEC: Meaning(
         "The spec breaks a rule that the API server could not check, or was applied past it.",
         _AGAIN,
+        Fault.USER,
+    ),
+    Reason.PROFILE_NOT_FOUND: Meaning(
+        "There is no FineTuneProfile of the name that spec.profile gives.",
+        f"correct the name, or ask the platform team for the profile, then {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.PROFILE_INVALID: Meaning(
+        "The FineTuneProfile breaks a rule of this release: another release's definition took it.",
+        f"correct the profile (the message names the field), then {_SAME_AGAIN}",
+        Fault.PLATFORM,
+    ),
+    Reason.NOT_ALLOWED: Meaning(
+        "The spec asks for something that its FineTuneProfile does not allow, or that needs a profile.",
+        f"ask for what the profile allows, or the platform team for more, then {_AGAIN}",
         Fault.USER,
     ),
     Reason.MODEL_JOB_NOT_FOUND: Meaning(

@@ -41,10 +41,10 @@ def read_spec(raw: object) -> FineTuneJobSpec:
     try:
         return FineTuneJobSpec.model_validate(raw)
     except ValidationError as e:
-        raise InvalidSpec(_in_words(e)) from None
+        raise InvalidSpec(in_words(e)) from None
 
 
-def _in_words(error: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
     found = error.errors(include_url=False, include_context=False)
     inner = {problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))}
     problems = []

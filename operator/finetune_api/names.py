@@ -7,11 +7,16 @@ GROUP = "finetune.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "FineTuneJob"
-LIST_KIND = "FineTuneJobList"
 PLURAL = "finetunejobs"
-SINGULAR = "finetunejob"
 SHORT_NAME = "ftj"
 CRD_NAME = f"{PLURAL}.{GROUP}"
+
+PROFILE_KIND = "FineTuneProfile"
+PROFILE_PLURAL = "finetuneprofiles"
+PROFILE_SHORT_NAME = "ftprofile"
+PROFILE_CRD_NAME = f"{PROFILE_PLURAL}.{GROUP}"
+DEFAULT_PROFILE = "default"
+"""The profile of FineTuneJobs that name none."""
 
 MANAGER = "finetune-operator"
 """Value of the label ``app.kubernetes.io/managed-by`` on children, field manager, event source, token audience."""
@@ -27,6 +32,9 @@ ANNOTATION_RUN = f"{GROUP}/run"
 """The run file (:class:`finetune_api.run.RunConfig` as JSON), mounted through the downward API."""
 ANNOTATION_REPORTS_CA = f"{GROUP}/reports-ca"
 """The certificate authority (PEM) of the operator's reports endpoint, mounted beside the run file."""
+
+ANNOTATION_PROFILE = f"{GROUP}/profile"
+"""What a Job was given by a profile (:class:`finetune_api.status.ProfileUsed` as JSON)."""
 
 TRAINER_CONTAINER = "trainer"
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from finetune_api.base import Model, Rule, StatusModel
 from finetune_api.conditions import Phase, Reason
-from finetune_api.spec import PLAIN_PATH, Checkpoint, Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
+from finetune_api.spec import PLAIN, Checkpoint, Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
 from finetune_api.status import Metric, Result, Usage
 
 CONTRACT_VERSION = 1
@@ -94,7 +94,7 @@ class AdapterLocation(Model):
     weight: float = 1.0
     """Among those that are combined."""
 
-    rules = (PLAIN_PATH,)
+    rules = PLAIN
 
 
 class Combination(Model):
@@ -125,7 +125,7 @@ class ModelLocation(Model):
     """What several adapters become one by."""
 
     rules = (
-        PLAIN_PATH,
+        *PLAIN,
         Rule(
             "combination",
             "has(self.combination) == (has(self.adapters) && size(self.adapters) > 1)",

@@ -60,6 +60,21 @@ class Progress(StatusModel):
     """When the trainer last reported (RFC 3339, UTC)."""
 
 
+class ProfileUsed(StatusModel):
+    """What a Job was given by a FineTuneProfile, as that was when the Job was created."""
+
+    name: str
+    """Name of the FineTuneProfile."""
+    digest: str
+    """`sha256:…` of its spec then ([how to compute it](../profiles.md#what-a-job-ran-with))."""
+    gpu_type: str | None = None
+    """Kind of GPU."""
+    price_per_hour: float | None = None
+    """Price of one GPU for an hour."""
+    currency: str | None = None
+    """Currency of the price."""
+
+
 class Attempt(StatusModel):
     """One attempt: one Job."""
 
@@ -77,6 +92,8 @@ class Attempt(StatusModel):
     """How it ended, as a sentence."""
     resumed_at_step: int | None = None
     """Step of the checkpoint it started from."""
+    profile: ProfileUsed | None = None
+    """The FineTuneProfile that it ran with, where it had one. A later change of that changes nothing here."""
 
 
 class CheckpointRef(StatusModel):

@@ -27,7 +27,8 @@ _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 async def install(client: ApiClient) -> str:
     """Creates what the chart would: definition, namespace, account, roles, empty Secret. The answer is a token."""
-    await client.create(_CRDS, crd.definition())
+    for definition in crd.definitions():
+        await client.create(_CRDS, definition)
     await client.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": _meta(NAMESPACE)})
     core = f"/api/v1/namespaces/{NAMESPACE}"
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _meta(ACCOUNT)}

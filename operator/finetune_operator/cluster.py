@@ -24,6 +24,7 @@ from finetune_operator.settings import Settings
 
 JOBS = ("/apis/batch/v1", "jobs")
 PODS = ("/api/v1", "pods")
+PROFILES = (f"/apis/{names.API_VERSION}", names.PROFILE_PLURAL)
 FINETUNEJOBS = (f"/apis/{names.API_VERSION}", names.PLURAL)
 MANAGED = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
@@ -134,6 +135,10 @@ class Cluster:
         body = {"metadata": {"resourceVersion": resource_version}, "status": status}
         path = f"{_path(FINETUNEJOBS, namespace, name)}/status"
         return await self._call("PATCH", path, body, content_type=_MERGE_PATCH, params=_OWN)
+
+    async def get_profile(self, name: str) -> Raw | None:
+        """A FineTuneProfile as it is now; None also where there is no definition of them."""
+        return await self._get_or_none(_path(PROFILES, None, name))
 
     # Jobs, pods and Events
 

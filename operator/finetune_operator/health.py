@@ -51,6 +51,8 @@ class Health(Endpoint):
     def __init__(self) -> None:
         super().__init__({"/livez": self._livez, "/healthz": self._healthz})
         self.waiting: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        """What is well to know of a replica that is ready, by subject."""
 
     def waits_for(self, what: str, why: str = "") -> None:
         """Not ready until ``has(what)``."""
@@ -59,6 +61,13 @@ class Health(Endpoint):
     def has(self, what: str) -> None:
         """One thing less to wait for."""
         self.waiting.pop(what, None)
+
+    def note(self, subject: str, text: str | None) -> None:
+        """Something to know that keeps nobody waiting; None takes it back."""
+        if text is None:
+            self.notes.pop(subject, None)
+        else:
+            self.notes[subject] = text
 
     @property
     def ready(self) -> bool:
@@ -70,7 +79,7 @@ class Health(Endpoint):
 
     async def _healthz(self, _: web.Request) -> web.Response:
         if self.ready:
-            return web.Response(text="ok\n")
+            return web.Response(text="".join(["ok\n", *(f"note: {note}\n" for note in self.notes.values())]))
         lines = [f"waiting for {what}{f': {why}' if why else ''}\n" for what, why in self.waiting.items()]
         return web.Response(text="".join(lines), status=503)
 

@@ -6,6 +6,8 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
+from finetune_api.plain import plain, plain_text
+
 FORMATS = ("text", "json")
 
 
@@ -29,21 +31,26 @@ class _Json(logging.Formatter):
             "time": _time(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
-            **_fields(record),
+            "message": plain_text(record.getMessage()),
+            **plain(_fields(record)),
         }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
+            said["exception"] = _lines(self.formatException(record.exc_info))
         return json.dumps(said, ensure_ascii=False, default=str)
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Time, level, logger, and the words; then ``field=value``, quoted where it would fall apart."""
-        words = " ".join(record.getMessage().splitlines())
+        words = plain_text(record.getMessage())
         fields = "".join(f" {name}={_value(value)}" for name, value in _fields(record).items())
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        trace = f"\n{_lines(self.formatException(record.exc_info))}" if record.exc_info else ""
         return f"{_time(record)} {record.levelname} {record.name}: {words}{fields}{trace}"
+
+
+def _lines(trace: str) -> str:
+    """A traceback, whose line ends are its own, without what a terminal obeys."""
+    return "\n".join(map(plain_text, trace.split("\n")))
 
 
 def configure(level: str, chosen: str) -> None:

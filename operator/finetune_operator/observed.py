@@ -36,6 +36,8 @@ class JobState:
     failures: int = 0
     """Pods that failed and count as tries."""
     finished_at: str | None = None
+    profile: str = ""
+    """What it was given by a FineTuneProfile, as JSON (:class:`finetune_api.status.ProfileUsed`)."""
 
     @classmethod
     def of(cls, raw: Raw) -> Self:
@@ -57,6 +59,7 @@ class JobState:
             failed_message=true.get("Failed", {}).get("message", ""),
             failures=status.get("failed") or 0,
             finished_at=status.get("completionTime") or end.get("lastTransitionTime"),
+            profile=(meta.get("annotations") or {}).get(names.ANNOTATION_PROFILE, ""),
         )
 
 
@@ -149,6 +152,8 @@ class Observed:
     """The last report of the newest pod."""
     sources: Mapping[str, Raw] = field(default_factory=dict)
     """The FineTuneJobs that spec.model names by ``job://``, by name, as far as they exist."""
+    profile: Raw | None = None
+    """The FineTuneProfile that spec.profile names, or the default one; None where there is none of that name."""
     confirmed: bool = False
     """Whether all of the above was read from the API server itself a moment ago, not from caches."""
     refusal: str | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.conditions import Phase, Reason
 from finetune_api.job import FineTuneJob, InvalidSpec
+from finetune_api.plain import plain_text
 from finetune_api.run import RunResult
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.observed import Observed, Raw
@@ -48,6 +49,9 @@ class Outcome:
     """Whether writing it may wait until the progress interval is over."""
     look_again_after: float | None = None
     """Seconds after which the same observations mean something else."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", plain_text(self.message))
 
 
 @dataclass(frozen=True, slots=True)

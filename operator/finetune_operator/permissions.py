@@ -60,6 +60,13 @@ PERMISSIONS: tuple[Permission, ...] = (
         Scope.SERVED,
         "Create the Job of a FineTuneJob and follow it. Jobs are never changed or deleted.",
     ),
+    Permission(
+        names.GROUP,
+        names.PROFILE_PLURAL,
+        ("get", "list", "watch"),
+        Scope.CLUSTER,
+        "Read the FineTuneProfiles; get confirms one before a FineTuneJob is refused.",
+    ),
     Permission("", "pods", ("list", "watch"), Scope.SERVED, "Follow training pods and read how they ended."),
     Permission("", "events", ("create",), Scope.SERVED, "Tell what happens in `kubectl describe`."),
     Permission(

@@ -16,6 +16,7 @@ from finetune_operator.logs import JobLog
 from finetune_operator.observed import JobState, Observed, PodState, Raw
 from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
+from finetune_operator.policy import profile_name
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
 from finetune_operator.world import Key, World, sorted_pods, source_keys
@@ -88,12 +89,14 @@ class Reconciler:
         namespace, uid = raw["metadata"]["namespace"], raw["metadata"]["uid"]
         job = await self._cluster.get_job(namespace, child)
         pods = await self._cluster.list_pods_of(namespace, uid) if job else []
+        profile = await self._cluster.get_profile(profile_name(raw)) if job is None else None
         sources = {key[1]: await self._cluster.get_finetunejob(*key) for key in source_keys(raw)}
         return replace(
             observed,
             job=JobState.of(job) if job else None,
             pods=sorted_pods([PodState.of(pod) for pod in pods]),
             sources={name: source for name, source in sources.items() if source is not None},
+            profile=profile,
             confirmed=True,
         )
 

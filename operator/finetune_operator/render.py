@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api import names, run
+from finetune_api.environment import literal
 from finetune_api.job import FineTuneJob
+from finetune_operator.policy import Grant
 from finetune_operator.settings import Settings
 
 _VOLUME = "finetune"
@@ -31,12 +33,14 @@ def run_config(job: FineTuneJob, attempt: int, model: run.ModelLocation) -> run.
 
 
 def job_manifest(
-    job: FineTuneJob, attempt: int, model: run.ModelLocation, settings: Settings, reporting: Reporting | None
+    given: Grant, attempt: int, model: run.ModelLocation, settings: Settings, reporting: Reporting | None
 ) -> dict[str, Any]:
     """The ``batch/v1`` Job of one attempt. Its name is deterministic, so that creating it twice creates it once.
 
-    Nothing of the spec reaches a command line or the value of a variable; it travels in the run file.
+    Nothing of the spec reaches a command line or the value of a variable; it travels in the run file. Only a program of
+    a team's own has the command that the spec gives it.
     """
+    job = given.job
     labels = {
         names.LABEL_MANAGED_BY: names.MANAGER,
         names.LABEL_JOB_UID: job.uid,
@@ -46,6 +50,7 @@ def job_manifest(
         names.ANNOTATION_JOB: job.name,
         names.ANNOTATION_RUN: run_config(job, attempt, model).to_json(),
     }
+    remembered = {names.ANNOTATION_PROFILE: given.used.to_json()} if given.used else {}
     if reporting:
         annotations[names.ANNOTATION_REPORTS_CA] = reporting.ca
     return {
@@ -55,7 +60,7 @@ def job_manifest(
             "name": names.child_name(job.name, job.uid, attempt),
             "namespace": job.namespace,
             "labels": labels,
-            "annotations": {names.ANNOTATION_JOB: job.name},
+            "annotations": {names.ANNOTATION_JOB: job.name} | remembered,
             "ownerReferences": [
                 {
                     "apiVersion": names.API_VERSION,
@@ -75,7 +80,7 @@ def job_manifest(
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
                 "metadata": {"labels": labels, "annotations": annotations},
-                "spec": _pod(job, settings, reporting),
+                "spec": _pod(given, settings, reporting),
             },
         },
     }
@@ -90,7 +95,8 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _pod(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
+def _pod(given: Grant, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
+    job = given.job
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": run.GRACE_SECONDS,
@@ -103,7 +109,7 @@ def _pod(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> d
             "fsGroup": settings.run_as_user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(job, settings, reporting)],
+        "containers": [_container(given, reporting)],
         "volumes": [
             {"name": _VOLUME, "projected": {"sources": _projected(reporting)}},
             {"name": _SCRATCH, "emptyDir": {}},
@@ -113,21 +119,32 @@ def _pod(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> d
         pod["volumes"].append({"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory"}})
     if job.spec.scheduling.priority_class:
         pod["priorityClassName"] = job.spec.scheduling.priority_class
-    return pod
+    return pod | _placement(given)
+
+
+def _placement(given: Grant) -> dict[str, Any]:
+    """Where the pod may run, and what its image is pulled with."""
+    wanted = {
+        "nodeSelector": dict(given.node_selector),
+        "tolerations": [dict(toleration) for toleration in given.tolerations],
+        "imagePullSecrets": [{"name": name} for name in given.pull_secrets],
+    }
+    return {key: value for key, value in wanted.items() if value}
 
 
 def _several_gpus(job: FineTuneJob) -> bool:
     return job.spec.resources.gpus_per_node > 1
 
 
-def _container(job: FineTuneJob, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
+def _container(given: Grant, reporting: Reporting | None) -> dict[str, Any]:
+    job = given.job
     shared_memory = [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}] if _several_gpus(job) else []  # noqa: S108
     return {
         "name": names.TRAINER_CONTAINER,
-        "image": settings.trainer_image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "command": ["python", "-m", "finetune_trainer", "--run", run.RUN_FILE],
-        "env": _environment(job, reporting),
+        "image": given.image,
+        "imagePullPolicy": given.image_pull_policy,
+        **_command(job),
+        "env": _environment(given, reporting),
         "resources": _resources(job),
         "terminationMessagePath": run.TERMINATION_LOG,
         "terminationMessagePolicy": "File",
@@ -144,7 +161,15 @@ def _container(job: FineTuneJob, settings: Settings, reporting: Reporting | None
     }
 
 
-def _environment(job: FineTuneJob, reporting: Reporting | None) -> list[dict[str, Any]]:
+def _command(job: FineTuneJob) -> dict[str, list[str]]:
+    own = job.spec.trainer
+    if own is None:
+        return {"command": ["python", "-m", "finetune_trainer", "--run", run.RUN_FILE]}
+    return {"command": [literal(argument) for argument in own.command]} if own.command else {}
+
+
+def _environment(given: Grant, reporting: Reporting | None) -> list[dict[str, Any]]:
+    job = given.job
     plain = {
         run.ENV_SCRATCH: run.SCRATCH_PATH,
         run.ENV_TERMINATION_LOG: run.TERMINATION_LOG,
@@ -153,10 +178,11 @@ def _environment(job: FineTuneJob, reporting: Reporting | None) -> list[dict[str
     }
     if reporting:
         plain |= {
-            run.ENV_REPORTS_URL: reporting.url.replace("$(", "$$("),
+            run.ENV_REPORTS_URL: literal(reporting.url),
             run.ENV_REPORTS_CA: run.REPORTS_CA_FILE,
             run.ENV_REPORTS_TOKEN: run.TOKEN_FILE,
         }
+    plain = {name: literal(value) for name, value in given.environment.items()} | plain
     environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     if secret := job.spec.storage.credentials:
         environment += [_from_secret(key, secret, key) for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]

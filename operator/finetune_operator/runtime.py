@@ -5,6 +5,7 @@ A part that fails for good ends the process; it is started anew and goes on from
 """
 
 import asyncio
+import functools
 import logging
 import socket
 import ssl
@@ -23,6 +24,7 @@ from finetune_operator.lease import Elector
 from finetune_operator.logs import JobLog
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import Raw
+from finetune_operator.profiles import ProfileReflector, Profiles
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.render import Reporting
 from finetune_operator.reports import Authenticator, Reports
@@ -41,7 +43,7 @@ _CERTIFICATE_CHECK = 6 * 3600.0
 
 _CRD = f"the CustomResourceDefinition {names.CRD_NAME}"
 _CERTIFICATE = "the certificate of the reports endpoint"
-_CACHES = "the caches of FineTuneJobs, Jobs and pods"
+_CACHES = "the caches of FineTuneJobs, FineTuneProfiles, Jobs and pods"
 
 
 def utc_now() -> datetime:
@@ -57,7 +59,8 @@ class Operator:
         self._cluster = cluster
         self._metrics = metrics
         self.queue: WorkQueue[Key] = WorkQueue(lane_of=namespace_of, waited=metrics.waited)
-        self.world = World(self.queue.add)
+        self.profiles = Profiles()
+        self.world = World(self.queue.add, self.profiles.named)
         self._reporting: Reporting | None = None
         wrote = Journal(metrics).wrote
         self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now, wrote)
@@ -132,7 +135,11 @@ class Operator:
         self.health.has(what)
 
     async def _fill_caches(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        reflectors = self.world.reflectors(self._cluster, self._settings.watch_namespaces, log.warning)
+        note = functools.partial(self.health.note, "profiles")
+        reflectors = [
+            ProfileReflector(self._cluster, self.profiles, log.warning, note),
+            *self.world.reflectors(self._cluster, self._settings.watch_namespaces, log.warning),
+        ]
         tasks = [group.create_task(reflector.run()) for reflector in reflectors]
         for reflector in reflectors:
             await reflector.synced.wait()

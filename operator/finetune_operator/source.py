@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping
 
+from pydantic import ValidationError
+
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import AdapterLocation, Combination, ModelLocation
 from finetune_api.spec import Combine, FineTuneJobSpec, Method
@@ -58,7 +60,17 @@ def resolve(spec: FineTuneJobSpec, namespace: str, own_name: str, sources: Mappi
     Raises:
         ModelRefused: there is no such job, or what it published (yet) does not serve.
     """
-    look = _Lookup(namespace, own_name, sources)
+    try:
+        return _resolve(spec, _Lookup(namespace, own_name, sources))
+    except ValidationError as e:
+        fault = e.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
+        origin = spec.model.uri or "spec.model.combine"
+        case = f"spec.model ({origin}): what it published lies at a place that is none: {fault}"
+        raise ModelRefused(tell(Reason.MODEL_JOB_NOT_A_MODEL, case)) from None
+
+
+def _resolve(spec: FineTuneJobSpec, look: "_Lookup") -> ModelLocation:
+    sources = look.sources
     if spec.model.combine is not None:
         return _combined(spec.model.combine, spec.method, look)
     uri = spec.model.uri or ""

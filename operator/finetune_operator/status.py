@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+from pydantic import ValidationError
+
 from finetune_api import names
 from finetune_api.conditions import ConditionType, Phase, Reason
 from finetune_api.job import InvalidSpec
+from finetune_api.plain import plain
 from finetune_api.run import (
     CHECKPOINT_NAME,
     CHECKPOINTS,
@@ -20,7 +23,8 @@ from finetune_api.run import (
     RunResult,
     TrainerStatus,
 )
-from finetune_operator.observed import PodState, Raw
+from finetune_api.status import ProfileUsed
+from finetune_operator.observed import JobState, PodState, Raw
 from finetune_operator.outcome import Outcome, Situation, format_time, parse_time
 
 _MAX_ATTEMPTS = 10
@@ -122,6 +126,8 @@ def _job(status: Raw, s: Situation, outcome: Outcome) -> None:
     attempts = {a["number"]: a for a in status.get("attempts") or []}
     attempt = attempts.setdefault(0, {"number": 0})
     attempt |= {"job": job.name, "startedAt": job.created_at}
+    if (used := _profile(job)) is not None:
+        attempt["profile"] = used.to_dict()
     if (report := s.observed.report) and (step := _integer(report.status, ReportedMetric.RESUMED_AT)) is not None:
         attempt["resumedAtStep"] = step
     if outcome.phase.terminal:
@@ -131,6 +137,14 @@ def _job(status: Raw, s: Situation, outcome: Outcome) -> None:
             "message": outcome.message,
         }
     status["attempts"] = [attempts[number] for number in sorted(attempts)][-_MAX_ATTEMPTS:]
+
+
+def _profile(job: JobState) -> ProfileUsed | None:
+    """What the Job says that it was given by a profile."""
+    try:
+        return ProfileUsed.model_validate_json(job.profile) if job.profile else None
+    except ValidationError:
+        return None
 
 
 def _input_hash(s: Situation) -> str:
@@ -192,7 +206,7 @@ def _integer(report: TrainerStatus, name: str) -> int | None:
 
 
 def _result(status: Raw, result: RunResult) -> None:
-    said = result.to_dict()
+    said = plain(result.to_dict())
     for key in ("metrics", "result"):
         if said.get(key):
             status[key] = said[key]
@@ -204,6 +218,9 @@ def _usage(status: Raw, s: Situation, result: RunResult | None) -> None:
         usage |= result.usage.to_dict()
     if s.observed.pods:
         usage["gpuSeconds"] = round(_gpus(s) * sum(_seconds(pod, s) for pod in s.observed.pods))
+    used = _profile(s.observed.job) if s.observed.job else None
+    if used is not None and used.price_per_hour is not None and usage.get("gpuSeconds"):
+        usage["cost"] = f"{usage['gpuSeconds'] / 3600 * used.price_per_hour:.2f} {used.currency}"
     if usage:
         status["usage"] = usage
 

@@ -11,13 +11,14 @@ those with a version we wrote or read ourselves are echoes, and any other one is
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from finetune_operator.cluster import JOBS, MANAGED, PODS, ApiError, Cluster, Unreachable
 from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport
+from finetune_operator.policy import profile_name
 from finetune_operator.source import source_names
 
 Key = tuple[str, str]
@@ -28,7 +29,7 @@ LONGEST_PAUSE = 30.0
 
 
 class Child(Protocol):
-    """What Jobs and pods have in common."""
+    """What the objects that a cache holds have in common."""
 
     @property
     def namespace(self) -> str: ...
@@ -40,7 +41,7 @@ class Child(Protocol):
     def job_uid(self) -> str | None: ...
 
 
-C = TypeVar("C", JobState, PodState)
+C = TypeVar("C", bound=Child)
 
 
 class Cache(Generic[C]):
@@ -52,6 +53,9 @@ class Cache(Generic[C]):
 
     def __len__(self) -> int:
         return len(self._all)
+
+    def __iter__(self) -> Iterator[C]:
+        return iter(self._all.values())
 
     def get(self, uid: str) -> C | None:
         """The child with a UID."""
@@ -100,9 +104,12 @@ class Reflector(Generic[C]):
         cache: Cache[C],
         changed: Callable[[C], None],
         warn: Callable[[str], None],
+        selector: dict[str, str] | None = None,
     ) -> None:
+        """``selector`` is the label selector as a parameter of requests; ours, where there is none."""
         self._cluster = cluster
         self._resource = resource
+        self._selector = _SELECTED if selector is None else selector
         self._namespace = namespace
         self._read: Callable[[Raw], C] = read
         self._cache: Cache[C] = cache
@@ -130,12 +137,15 @@ class Reflector(Generic[C]):
                 version, problem = e.version, str(e)
             except Unreachable as e:
                 problem = str(e)
-            self._warn(f"{self._resource[1]}: {problem}; trying again in {pause:.1f} s")
+            self._warn_of(problem, pause)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(LONGEST_PAUSE, pause * 2)
 
+    def _warn_of(self, problem: str, pause: float) -> None:
+        self._warn(f"{self._resource[1]}: {problem}; trying again in {pause:.1f} s")
+
     async def _list(self) -> str:
-        items, version = await self._cluster.list_all(self._resource, self._namespace, _SELECTED)
+        items, version = await self._cluster.list_all(self._resource, self._namespace, self._selector)
         for child in self._cache.replace([self._read(item) for item in items], self._namespace):
             self._changed(child)
         self.synced.set()
@@ -144,7 +154,9 @@ class Reflector(Generic[C]):
     async def _follow(self, version: str) -> str:
         """Watch until the server ends it; the answer is where to go on."""
         try:
-            async with aclosing(self._cluster.watch(self._resource, self._namespace, _SELECTED, version)) as events:
+            async with aclosing(
+                self._cluster.watch(self._resource, self._namespace, self._selector, version)
+            ) as events:
                 async for event in events:
                     self._apply(event)
                     version = event["object"]["metadata"]["resourceVersion"]
@@ -179,7 +191,9 @@ _SELECTED = {"labelSelector": MANAGED}
 class World:
     """All caches, and one job's share of them."""
 
-    def __init__(self, changed: Callable[[Key], None]) -> None:
+    def __init__(self, changed: Callable[[Key], None], profile: Callable[[str], Raw | None] = lambda _: None) -> None:
+        """``changed`` is told whose world changed; ``profile`` is the FineTuneProfile of a name."""
+        self._profile = profile
         self.jobs: Cache[JobState] = Cache()
         self.pods: Cache[PodState] = Cache()
         self._finetunejobs: dict[Key, Raw] = {}
@@ -289,6 +303,7 @@ class World:
             pods=pods,
             report=self._reports.get(pods[-1].uid) if pods else None,
             sources=self.sources(raw),
+            profile=self._profile(profile_name(raw)),
             written_at=written_at,
         )
 

@@ -50,6 +50,26 @@ BROKEN = [
     ("model.uri", "job://%2e%2e", "spec.model.uri"),
     ("model.uri", "job://namespace/other", "spec.model.uri"),
     ("model.revision", "", "spec.model.revision"),
+    ("profile", "../other", "spec.profile"),
+    ("resources", {"gpuType": "a100", "gpusPerNode": 0}, "gpuType is for resources.gpusPerNode 1"),
+    ("trainer", {"image": "registry/../evil"}, "spec.trainer.image"),
+    ("trainer", {"image": "UPPER/case"}, "spec.trainer.image"),
+    ("trainer", {"image": "a/b", "command": []}, "spec.trainer.command"),
+    ("trainer", {"command": ["sh", "-c", "id"]}, "spec.trainer.image"),
+    *(
+        (f"{path}.uri", f"s3://b/{odd}/x", "uri must not have control characters")
+        for path, odd in (
+            ("data.train.0", "%2e%2e"),
+            ("data.train.0", "..\\.."),
+            ("data.train.0", "a\0b"),
+            ("data.train.0", "\uff0e\uff0e"),
+            ("output", "%2E%2e"),
+            ("output", "a\u202eb"),
+            ("model", "a\u200bb"),
+            ("model", "a%00b"),
+            ("model", "a\u2215b"),
+        )
+    ),
     ("data.train", [], "spec.data.train"),
     ("data.train", [{"uri": "s3://bucket"}], "spec.data.train.0.uri"),
     ("data.train", [{"uri": "s3://bucket/folder/"}], "spec.data.train.0.uri"),
@@ -129,14 +149,12 @@ BROKEN = [
 ]
 
 NOT_YET = [
-    ("profile", "a100"),
     ("data.test", [{"uri": "s3://b/t.jsonl"}]),
     ("data.general", [{"uri": "s3://b/g.jsonl"}]),
     ("data.prepare", {"deduplicate": True}),
     ("training.precision", "fp16"),
     ("evaluation.sliceBy", "language"),
     ("evaluation.gates", [{"metric": "eval_loss", "max": 2}]),
-    ("resources.gpuType", "a100"),
     ("scheduling.queue", "team-a"),
     ("runPolicy.onOutOfMemory", "HalveMicroBatch"),
     ("runPolicy.stallTimeout", "30m"),
@@ -180,7 +198,7 @@ def test_what_nothing_acts_on_yet_is_refused_and_never_ignored(path: str, value:
     [
         ("training.precision", "fp16", "precision may be auto or fp32 or bf16"),
         ("suspend", True, "suspend may be false"),
-        ("profile", "a100", "leave it out"),
+        ("scheduling.queue", "team-a", "leave it out"),
     ],
 )
 def test_a_refusal_of_what_is_not_supported_yet_says_what_is(path: str, value: object, instead: str) -> None:
@@ -189,7 +207,8 @@ def test_a_refusal_of_what_is_not_supported_yet_says_what_is(path: str, value: o
 
 
 def test_every_field_that_is_marked_not_yet_is_in_the_table_above() -> None:
-    marked = {name for model in all_models(Model) for _, name, _ in model.not_yet()}
+    models = (model for model in all_models(Model) if model.__module__ != "finetune_api.profile")
+    marked = {name for model in models for _, name, _ in model.not_yet()}
     assert marked == {path.rsplit(".", 1)[-1] for path, _ in NOT_YET}
 
 

@@ -73,7 +73,7 @@ async def operator(server: ApiServer, admin: ApiClient, folder: Path) -> AsyncIt
         sys.executable,
         "-m",
         "finetune_operator",
-        env=environment | {"KUBECONFIG": str(kubeconfig), "PATH": os.environ["PATH"]},
+        env=environment | {"KUBECONFIG": str(kubeconfig)} | _of_this_python(),
     )
     try:
         yield url
@@ -81,6 +81,11 @@ async def operator(server: ApiServer, admin: ApiClient, folder: Path) -> AsyncIt
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
+def _of_this_python() -> dict[str, str]:
+    """What a child needs to import the same modules."""
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
 
 
 async def until(client: ApiClient, path: str, holds: Callable[[Object], Any]) -> Object:

@@ -8,7 +8,7 @@ import helm_python as helm
 import pytest
 import yaml
 
-from finetune_api import crd, names
+from finetune_api import crd
 from finetune_api.job import read_spec
 from finetune_operator.generate.values import WIRED, Values
 from finetune_operator.permissions import PERMISSIONS, Scope
@@ -181,12 +181,14 @@ def test_the_secret_is_empty_so_that_an_upgrade_leaves_the_certificate_alone(ren
     assert not {"data", "stringData"} & set(secret)
 
 
-def test_the_chart_s_crd_is_the_contract_s_and_survives_an_uninstall(render: Render):
-    found = render()["CustomResourceDefinition", names.CRD_NAME]
-    assert found["spec"] == crd.definition()["spec"]
+@pytest.mark.parametrize("definition", crd.definitions(), ids=lambda definition: definition["metadata"]["name"])
+def test_the_chart_s_crds_are_the_contract_s_and_survive_an_uninstall(render: Render, definition: dict[str, Any]):
+    key = ("CustomResourceDefinition", definition["metadata"]["name"])
+    found = render()[key]
+    assert found["spec"] == definition["spec"]
     assert found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    assert "annotations" not in render(ODD)["CustomResourceDefinition", names.CRD_NAME]["metadata"]
-    assert ("CustomResourceDefinition", names.CRD_NAME) not in render({"crds": {"install": False}})
+    assert "annotations" not in render(ODD)[key]["metadata"]
+    assert key not in render({"crds": {"install": False}})
 
 
 def test_a_long_release_name_gives_names_that_kubernetes_takes(render: Render):

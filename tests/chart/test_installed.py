@@ -69,7 +69,13 @@ async def run_two_jobs(folder: Path, served: list[str]) -> None:
         async with operator(server, admin, folder) as reports_url:
             await one_that_succeeds(admin, reports_url)
             await one_whose_job_is_deleted(admin)
+            await one_without_its_profile(admin)
         assert_rights_suffice_and_are_used(server)
+
+
+async def one_without_its_profile(admin: ApiClient) -> None:
+    created = await admin.create(FINETUNEJOBS, builders.manifest(name="lost", profile="nowhere"))
+    await reaches(admin, created, lambda status: status.get("phase") == "Failed")
 
 
 async def one_that_succeeds(admin: ApiClient, reports_url: str) -> None:

@@ -1,18 +1,19 @@
 """The reference pages say of every field, reason and exit code what the contract says."""
 
-from finetune_api import crd
 from finetune_api.base import NotYet
 from finetune_api.conditions import MEANINGS, Reason
+from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.run import ExitCode
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
+from finetune_api.structural import Schema, model_schema
 from finetune_operator.generate import reference
 from finetune_operator.generate.fields import Field, fields
 
-SPEC = {field.path: field for field in fields(FineTuneJobSpec, crd.model_schema(FineTuneJobSpec))}
+SPEC = {field.path: field for field in fields(FineTuneJobSpec, model_schema(FineTuneJobSpec))}
 
 
-def leaves(schema: crd.Schema, prefix: str = "") -> set[str]:
+def leaves(schema: Schema, prefix: str = "") -> set[str]:
     """The paths of a structural schema, with [] for the items of lists."""
     found = set()
     for name, below in schema.get("properties", {}).items():
@@ -23,8 +24,8 @@ def leaves(schema: crd.Schema, prefix: str = "") -> set[str]:
 
 
 def test_every_field_of_the_crd_is_in_the_reference_once_or_points_to_where_it_is():
-    for model in (FineTuneJobSpec, FineTuneJobStatus):
-        schema = crd.model_schema(model)
+    for model in (FineTuneJobSpec, FineTuneJobStatus, FineTuneProfileSpec):
+        schema = model_schema(model)
         listed = {field.path for field in fields(model, schema)}
         pointing = {f"{field.path}[]." for field in fields(model, schema) if " as `" in field.type}
         missing = {path for path in leaves(schema) - listed if not path.startswith(tuple(pointing) or ("-",))}

@@ -99,6 +99,10 @@ class FakeCluster:
         self._leave(self._enter())
         return copy.deepcopy(self.jobs.get(name))
 
+    async def get_profile(self, name: str) -> Raw | None:
+        self._leave(self._enter())
+        return None
+
     async def list_pods_of(self, namespace: str, uid: str) -> list[Raw]:
         self._leave(self._enter())
         return copy.deepcopy(list(self.pods.values()))

@@ -301,9 +301,10 @@ async def plane(folder: Path, *, with_crd: bool = True) -> AsyncIterator[Plane]:
     await server.stop()
 
 
-async def add_crd(client: ApiClient) -> None:
-    """Install the CustomResourceDefinition."""
-    await client.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd.definition())
+async def add_crd(client: ApiClient, *definitions: Raw) -> None:
+    """Install the CustomResourceDefinitions."""
+    for definition in definitions or crd.definitions():
+        await client.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
 
 
 def rbac() -> Iterable[tuple[str, Raw]]:

@@ -41,12 +41,22 @@ def test_a_line_of_json_is_an_object_whatever_is_said(lines):
     assert said == {
         "level": "INFO",
         "logger": "a.b",
-        "message": 'a\n"b" \x1b[31m',
+        "message": 'a "b" ',
         "namespace": "team-a",
         "name": "support-bot",
         "phase": "Running",
     }
     assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("chosen", logs.FORMATS)
+def test_nothing_that_a_terminal_obeys_reaches_a_log(lines, chosen):
+    odd = "a\x1b]0;title\x07b\u202e\x9b2J\x7f\r"
+    try:
+        raise ValueError(odd)
+    except ValueError:
+        logged = lines(chosen, odd, fields={"phase": odd}, exc_info=sys.exc_info())
+    assert all(line.isprintable() for line in logged)
 
 
 def test_a_traceback_is_a_field_of_its_line(lines):

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from finetune_api import names, run
 from finetune_api.job import FineTuneJob
+from finetune_api.plain import odd_in_uri
+from finetune_operator.policy import grant
 from finetune_operator.render import Reporting, job_manifest, run_config
 from finetune_operator.settings import Settings
 from tests import builders as b
@@ -15,8 +17,13 @@ REPORTING = Reporting("https://operator.ft.svc/v1/reports", "-----BEGIN CERTIFIC
 
 
 def rendered(reporting=REPORTING, settings=None, **sections):
-    job = FineTuneJob.read(b.finetunejob(**sections))
-    return job_manifest(job, 0, MODEL, settings or Settings(), reporting)
+    return manifest_of(b.finetunejob(**sections), reporting, settings or Settings())
+
+
+def manifest_of(raw, reporting=REPORTING, settings=None, profile=None):
+    settings = settings or Settings()
+    given = grant(FineTuneJob.read(raw), profile, settings)
+    return job_manifest(given, 0, MODEL, settings, reporting)
 
 
 def template(manifest):
@@ -44,7 +51,7 @@ def test_the_job_is_controlled_by_its_finetunejob_and_found_by_our_labels_alone(
 def test_no_label_or_annotation_of_the_finetunejob_reaches_its_children():
     raw = b.finetunejob()
     raw["metadata"] |= {"labels": {"argocd.argoproj.io/instance": "x"}, "annotations": {"a": "b"}}
-    text = str(job_manifest(FineTuneJob.read(raw), 0, MODEL, Settings(), None))
+    text = str(manifest_of(raw, None))
     assert "argocd" not in text
 
 
@@ -166,7 +173,9 @@ def test_nothing_that_a_user_wrote_is_expanded_or_reaches_a_command_line():
 
 
 @given(
-    key=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).map(lambda text: text + "x"),
+    key=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
+    .map(lambda text: text + "x")
+    .filter(lambda text: odd_in_uri(text) is None and not {".", ".."} & set(text.split("/"))),
     rank=st.integers(1, 1024),
     rate=st.floats(1e-8, 1.0),
     seed=st.integers(0, 2**32 - 1),

@@ -185,3 +185,12 @@ def test_all_jobs_are_looked_up_that_a_model_names():
     assert source_names(combined(1, 1, names="ba")["model"]) == ["a", "b"]
     for odd in (None, 3, {}, {"combine": None}, {"combine": {"adapters": 3}}, {"combine": {"adapters": [3, {}]}}):
         assert source_names(odd) == []
+
+
+@pytest.mark.parametrize("uri", ["s3://b/../other/", "s3://b/%2e%2e/", "file:///etc/passwd", "s3://b/a\u202e/"])
+def test_a_status_that_names_no_plain_place_is_told_and_breaks_nothing(uri):
+    """A status can be written by whoever may patch it."""
+    for result in ({"modelURI": uri}, {"adapterURI": uri, "digest": "sha256:a", "builtOn": ON_HUB}):
+        failure = refusal(A, published("a", **result))
+        assert failure.reason is Reason.MODEL_JOB_NOT_A_MODEL
+        assert "spec.model (job://a)" in failure.message

@@ -1,5 +1,6 @@
 """From an outcome to the status that is written."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from finetune_api import names
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import Report, RunResult, TrainerStatus
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.events import event_for
 from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
 from finetune_operator.outcome import Outcome, Situation, understood
 from finetune_operator.settings import Settings
@@ -233,3 +235,41 @@ OBJECTS = st.dictionaries(st.text(max_size=2), JSON, max_size=4)
 def test_a_merge_patch_leads_from_one_object_to_the_other_and_is_empty_between_equals(old, new):
     assert merged(old, merge_patch(old, new)) == new
     assert merge_patch(new, new) == {}
+
+
+@pytest.mark.parametrize(
+    ("used", "cost"),
+    [
+        ({"gpuType": "a100", "pricePerHour": 90.0, "currency": "EUR"}, "1.50 EUR"),
+        ({"gpuType": "a100", "pricePerHour": 0.0, "currency": "EUR"}, "0.00 EUR"),
+        ({"gpuType": "a100"}, None),
+        ({"pricePerHour": "much"}, None),
+    ],
+)
+def test_what_a_job_cost_is_told_by_the_price_that_its_job_remembers(used, cost):
+    raw = b.job("Complete")
+    used = {"name": "gpu", "digest": "sha256:d"} | used
+    raw["metadata"]["annotations"] = {names.ANNOTATION_PROFILE: json.dumps(used)}
+    status = next_status(situation(job=JobState.of(raw), pods=(PodState.of(b.ended_pod(0)),)), finished())
+    assert status["usage"].get("cost") == cost
+    assert FineTuneJobStatus.model_validate(status)
+
+
+ODD = "bad\x1b[31m \x07file\u202e\n\x00\x9b2Jname"
+PLAIN = "bad file name"
+
+
+def test_nothing_that_a_terminal_obeys_reaches_a_status():
+    """Whoever wrote it: the trainer, the kubelet, somebody else's server."""
+    result = RunResult.model_validate_json(b.result(result={"adapterURI": f"s3://{ODD}", "digest": ODD}))
+    status = next_status(situation(), Outcome(Phase.SUCCEEDED, Reason.SUCCEEDED, ODD, result=result))
+    assert json.dumps(status, ensure_ascii=False).isprintable()
+    assert status["message"] == PLAIN
+    assert status["result"]["adapterURI"] == f"s3://{PLAIN}"
+    assert {c["message"] for c in status["conditions"]} <= {PLAIN, "", "The spec is valid and its model is known."}
+
+
+def test_nothing_that_a_terminal_obeys_reaches_an_event():
+    event = event_for(situation(), Outcome(Phase.FAILED, Reason.DATA_INVALID, ODD))
+    assert event is not None
+    assert event.message == PLAIN

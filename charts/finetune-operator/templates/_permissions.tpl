@@ -43,6 +43,15 @@
   - create
 {{- end }}
 {{- define "finetune-operator.rules.cluster" -}}
+# Read the FineTuneProfiles; get confirms one before a FineTuneJob is refused.
+- apiGroups:
+  - finetune.dev
+  resources:
+  - finetuneprofiles
+  verbs:
+  - get
+  - list
+  - watch
 # Know which pod a progress report comes from.
 - apiGroups:
   - authentication.k8s.io

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Model, NotYet, Rule
-from finetune_api.spec.fields import PLAIN_PATH, Uri
+from finetune_api.spec.fields import PLAIN, Uri
 from finetune_api.templates import NAMED
 
 TEMPLATE = Rule(
@@ -60,7 +60,7 @@ class DataSource(Model):
     `Question: {{ question }} Answer:{% generation %} {{ answer }}{% endgeneration %}`. Absent: in data.validation that
     of the train set of the same name; data.template; the model's chat template."""
 
-    rules = (PLAIN_PATH, TEMPLATE)
+    rules = (*PLAIN, TEMPLATE)
 
 
 DataSources = Annotated[tuple[DataSource, ...], Field(min_length=1, max_length=16)]

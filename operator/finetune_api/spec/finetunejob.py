@@ -7,9 +7,10 @@ from pydantic import Field
 from finetune_api.base import Model, Mutable, NotYet, Rule
 from finetune_api.spec.data import Data
 from finetune_api.spec.evaluation import Evaluation
+from finetune_api.spec.fields import ObjectName
 from finetune_api.spec.method import Method
 from finetune_api.spec.model import ModelSource, starts
-from finetune_api.spec.running import Resources, RunPolicy, Scheduling, Tracker
+from finetune_api.spec.running import OwnTrainer, Resources, RunPolicy, Scheduling, Tracker
 from finetune_api.spec.storage import Checkpoint, Output, Storage
 from finetune_api.spec.training import Training
 
@@ -22,8 +23,9 @@ class FineTuneJobSpec(Model):
     """What to fine-tune, on what, how, and where the result goes. Immutable but for suspend, cancel and
     runPolicy.ttlAfterFinished."""
 
-    profile: Annotated[str | None, NotYet()] = Field(default=None, max_length=253)
-    """FineTuneProfile: the platform team's template for images, nodes, limits and prices."""
+    profile: ObjectName | None = None
+    """FineTuneProfile: what the platform team lets the job use, and what its pods get: images, nodes, limits, prices.
+    Absent: the one called `default`, where there is one."""
     task: Literal[
         "text-generation",
         "text2text-generation",
@@ -56,6 +58,8 @@ class FineTuneJobSpec(Model):
     """Where the result goes."""
     resources: Resources = Resources()
     """What the training pod asks for."""
+    trainer: OwnTrainer | None = None
+    """A training program of your own. Absent: this project's, which does what the rest of the spec says."""
     scheduling: Scheduling = Scheduling()
     """How the pod gets its place."""
     run_policy: RunPolicy = RunPolicy()

@@ -1,12 +1,11 @@
 """``spec.model``: the model to start from."""
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from finetune_api.base import Model, Rule
-from finetune_api.spec.fields import PLAIN_PATH, SecretName, Uri
+from finetune_api.spec.fields import PLAIN, SecretName, Uri, optional
 
 
 class CombinedAdapter(Model):
@@ -96,9 +95,7 @@ class ModelSource(Model):
             "credentials are for hf:// models only; S3 credentials go to spec.storage.credentials",
             lambda m: m.credentials is None or not starts(m, "s3://"),
         ),
-        replace(
-            PLAIN_PATH, cel=f"!has(self.uri) || {PLAIN_PATH.cel}", holds=lambda m: not m.uri or PLAIN_PATH.holds(m)
-        ),
+        *map(optional, PLAIN),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Model, Mutable, NotYet, Rule
-from finetune_api.spec.fields import Duration, Quantity, SecretName
+from finetune_api.spec.fields import Duration, Image, ObjectName, Quantity, SecretName
 
 
 class Resources(Model):
@@ -15,14 +15,36 @@ class Resources(Model):
     """Pods. More than one is not supported yet."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
     """GPUs (`nvidia.com/gpu`) a pod, which share the work of each step; 0 trains on the CPU."""
-    gpu_type: Annotated[str | None, NotYet()] = Field(default=None, max_length=64)
-    """Kind of GPU, as the profile names it."""
+    gpu_type: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")] | None = None
+    """Kind of GPU, by the name that the profile gives it. Absent: the profile's defaults.gpuType."""
     cpu: Quantity | None = None
     """CPU requested, as a Kubernetes quantity (`2`, `500m`). Absent: 1, or one for each GPU."""
     memory: Quantity | None = None
     """Memory requested and its limit, as a Kubernetes quantity (`16Gi`). Absent: no limit."""
 
-    rules = (Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),)
+    rules = (
+        Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),
+        Rule(
+            "gpuType",
+            "!has(self.gpuType) || self.gpusPerNode > 0",
+            "resources.gpuType is for resources.gpusPerNode 1 and more",
+            lambda r: r.gpu_type is None or r.gpus_per_node > 0,
+        ),
+    )
+
+
+Argument = Annotated[str, Field(max_length=4096)]
+
+
+class OwnTrainer(Model):
+    """A training program of a team's own, in place of this project's. It gets the same pod: run file, credentials,
+    scratch volume, and the variables by which transformers' Trainer reports its progress without a change to it."""
+
+    image: Image
+    """Image, which the profile must allow: `registry.example.com/team-a/trainer:1`."""
+    command: Annotated[tuple[Argument, ...], Field(min_length=1, max_length=64)] | None = None
+    """Program and arguments, each as it is: no shell reads them, and `$(NAME)` is not replaced. Absent: the image's
+    own."""
 
 
 class Scheduling(Model):
@@ -30,7 +52,7 @@ class Scheduling(Model):
 
     queue: Annotated[str | None, NotYet()] = Field(default=None, max_length=253)
     """Kueue LocalQueue."""
-    priority_class: SecretName | None = None
+    priority_class: ObjectName | None = None
     """PriorityClass of the training pod."""
 
 

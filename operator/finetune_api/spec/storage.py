@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Model
-from finetune_api.spec.fields import PLAIN_PATH, SecretName, Uri
+from finetune_api.spec.fields import PLAIN, SecretName, Uri
 
 
 class Storage(Model):
@@ -43,4 +43,4 @@ class Output(Model):
     """Publish the base with the adapter merged into it, in the number format of its files, instead of the adapter
     alone. The metrics are those of both side by side, of which a merged weight is a rounding."""
 
-    rules = (PLAIN_PATH,)
+    rules = PLAIN

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from finetune_api import crd, names
-from finetune_api.crd import Schema
+from finetune_api.structural import Schema
 from finetune_operator.generate.fields import fields
 from finetune_operator.generate.text import NOTICE, markdown_file, table, to_yaml, yaml_file
 from finetune_operator.generate.values import Values
@@ -15,25 +14,25 @@ from finetune_operator.generate.values import Values
 OLDEST_KUBERNETES = ">=1.31.0-0"
 """podFailurePolicy is stable from here on; podReplacementPolicy and the rules of the CRD are on by default."""
 
-_CRD_HEAD = f"""\
-{{{{- /* {NOTICE} */ -}}}}
-{{{{- if .Values.crds.install }}}}
+_CRD_HEAD = """\
+{{- /* NOTICE */ -}}
+{{- if .Values.crds.install }}
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata:
-  name: {names.CRD_NAME}
+  name: NAME
   labels:
-    {{{{- include "finetune-operator.labels" . | nindent 4 }}}}
-  {{{{- if .Values.crds.keep }}}}
+    {{- include "finetune-operator.labels" . | nindent 4 }}
+  {{- if .Values.crds.keep }}
   annotations:
     helm.sh/resource-policy: keep
-  {{{{- end }}}}
-"""
+  {{- end }}
+""".replace("NOTICE", NOTICE)
 
 _README = (
-    "Installs finetune-operator: the CustomResourceDefinition of FineTuneJob, the operator with its rights, and the "
-    "Service to which training pods report. How to install, upgrade and uninstall it, and what it may do: "
-    "`docs/install.md`."
+    "Installs finetune-operator: the CustomResourceDefinitions of FineTuneJob and FineTuneProfile, the operator with "
+    "its rights, and the Service to which training pods report. How to install, upgrade and uninstall it, and what it "
+    "may do: `docs/install.md`."
 )
 
 
@@ -54,10 +53,10 @@ def chart_yaml() -> str:
     )
 
 
-def crd_template() -> str:
-    """templates/crd.yaml: the CRD as a template, because Helm never upgrades what lies in a chart's crds/ folder."""
-    spec = to_yaml({"spec": crd.definition()["spec"]}).replace("{{", '{{ "{{" }}')
-    return f"{_CRD_HEAD}{spec}{{{{- end }}}}\n"
+def crd_template(definition: Schema) -> str:
+    """A CRD as a template, because Helm never upgrades what lies in a chart's crds/ folder."""
+    spec = to_yaml({"spec": definition["spec"]}).replace("{{", '{{ "{{" }}')
+    return f"{_CRD_HEAD.replace('NAME', definition['metadata']['name'])}{spec}{{{{- end }}}}\n"
 
 
 def values_schema() -> Schema:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from finetune_api.base import NotYet
 from finetune_api.conditions import Reason
-from finetune_api.crd import Schema
+from finetune_api.structural import Schema
 
 NOT_YET = "not supported yet"
 _TYPES = {"string": "text", "boolean": "true or false", "object": "section"}

@@ -11,13 +11,16 @@ CHART = "charts/finetune-operator"
 
 FILES: dict[str, Callable[[], str]] = {
     "crds/finetunejobs.yaml": lambda: yaml_file(crd.definition()),
+    "crds/finetuneprofiles.yaml": lambda: yaml_file(crd.profile_definition()),
     f"{CHART}/Chart.yaml": chart.chart_yaml,
-    f"{CHART}/templates/crd.yaml": chart.crd_template,
+    f"{CHART}/templates/crd.yaml": lambda: chart.crd_template(crd.definition()),
+    f"{CHART}/templates/crd-profiles.yaml": lambda: chart.crd_template(crd.profile_definition()),
     f"{CHART}/templates/_permissions.tpl": rights.template,
     f"{CHART}/values.yaml": chart.values_yaml,
     f"{CHART}/values.schema.json": chart.values_schema_json,
     f"{CHART}/README.md": chart.readme,
     "docs/reference/finetunejob.md": reference.finetunejob,
+    "docs/reference/finetuneprofile.md": reference.finetuneprofile,
     "docs/reference/templates.md": reference.templates,
     "docs/reference/reasons.md": reference.reasons,
     "docs/reference/exit-codes.md": reference.exit_codes,

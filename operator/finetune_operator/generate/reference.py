@@ -7,10 +7,11 @@ from pydantic import BaseModel
 from finetune_api import crd, names
 from finetune_api.base import Model, Mutable
 from finetune_api.conditions import MEANINGS
-from finetune_api.crd import Schema
+from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.run import ExitCode
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
+from finetune_api.structural import Schema, model_schema
 from finetune_api.templates import NAMED
 from finetune_operator import jobmetrics, metrics
 from finetune_operator.generate.fields import Field, fields, inherited, submodel
@@ -21,7 +22,7 @@ from finetune_operator.settings import documentation
 
 def finetunejob() -> str:
     """docs/reference/finetunejob.md."""
-    spec, status = crd.model_schema(FineTuneJobSpec), crd.model_schema(FineTuneJobStatus, defaults=False)
+    spec, status = model_schema(FineTuneJobSpec), model_schema(FineTuneJobStatus, defaults=False)
     changeable = ", ".join(f"`spec.{path}`" for path in _mutable(FineTuneJobSpec))
     return markdown_file(
         names.KIND,
@@ -35,6 +36,19 @@ def finetunejob() -> str:
         "## status",
         "Written by the operator alone.",
         *_sections(FineTuneJobStatus, status, "status"),
+    )
+
+
+def finetuneprofile() -> str:
+    """docs/reference/finetuneprofile.md."""
+    spec = model_schema(FineTuneProfileSpec)
+    return markdown_file(
+        names.PROFILE_KIND,
+        f"`apiVersion: {names.API_VERSION}`, `kind: {names.PROFILE_KIND}`, short name `{names.PROFILE_SHORT_NAME}`, of "
+        "the whole cluster. `spec.profile` of a FineTuneJob names one; the one called "
+        f"`{names.DEFAULT_PROFILE}` is that of jobs that name none. How it works: [profiles.md](../profiles.md).",
+        "## spec",
+        *_sections(FineTuneProfileSpec, spec, "spec"),
     )
 
 

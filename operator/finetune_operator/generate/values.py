@@ -127,12 +127,12 @@ class Metrics(Section):
 
 
 class Crds(Section):
-    """The CustomResourceDefinition."""
+    """The CustomResourceDefinitions."""
 
     install: bool = True
-    """Install and upgrade it with the chart. false: apply crds/finetunejobs.yaml yourself."""
+    """Install and upgrade them with the chart. false: apply the files of crds/ yourself."""
     keep: bool = True
-    """Leave it when the chart is uninstalled: deleting it would delete every FineTuneJob."""
+    """Leave them when the chart is uninstalled: deleting them would delete every FineTuneJob and FineTuneProfile."""
 
 
 class Values(Section):
@@ -172,4 +172,4 @@ class Values(Section):
     metrics: Metrics = Metrics()
     """Metrics for Prometheus."""
     crds: Crds = Crds()
-    """The CustomResourceDefinition."""
+    """The CustomResourceDefinitions."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetune_api.plain import odd_in_uri
 from finetune_api.run import ExitCode
 from finetune_api.spec import Storage
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.storage.download import Download
 from finetune_trainer.storage.parallel import Group, in_parallel
 from finetune_trainer.storage.patience import Patience
@@ -191,6 +192,16 @@ def _whole(answer: Mapping[str, Any], uri: str) -> bytes:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """``s3://bucket/key`` → (bucket, key)."""
+    """``s3://bucket/key`` → (bucket, key).
+
+    Raises:
+        TrainerError: STORAGE_REFUSED where a server might take the key for another place than it shows.
+    """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if odd_in_uri(uri) or {".", ".."} & {bucket, *key.split("/")}:
+        raise TrainerError(
+            ExitCode.STORAGE_REFUSED,
+            f"{one_line(ascii(uri), 200)} is no plain place in S3: it has a part . or .., a backslash, an escape such "
+            "as %2e, or a character that does not show as what it is. Rename the object.",
+        )
     return bucket, key
