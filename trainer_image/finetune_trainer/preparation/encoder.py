@@ -16,7 +16,7 @@ Records are rendered while the tokenizer, which needs no interpreter lock, works
 import functools
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, cast
@@ -81,6 +81,11 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._special = self._own_tokens()
+
+    @staticmethod
+    def parts(example: Example) -> Mapping[str, int]:
+        """The parts of an example for people to see, by their names, each with the token that it begins with."""
+        return {"": 0}
 
     def encode(self, records: Iterable[Record]) -> Encoded:
         """All records, gone through once; those that leave nothing to learn are left out and counted."""

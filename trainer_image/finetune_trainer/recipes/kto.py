@@ -35,6 +35,11 @@ class FeedbackEncoder(Encoder):
     """Turns feedback into examples: the answer with its prompt. ``extra``: the tokens of the prompt, 1 where the answer
     was thought good, the tokens of another record's answer, and which of these count."""
 
+    @staticmethod
+    def parts(example: Example) -> Mapping[str, int]:
+        given, good = example.extra[:2]
+        return {"prompt": 0, "desirable" if good else "undesirable": given}
+
     def encode(self, records: Iterable[Any]) -> Encoded:
         matched = collect(self._matched(records))
         return Encoded((self._beside(matched, index) for index in range(len(matched))), matched.dropped)

@@ -5,7 +5,7 @@ tokens that both begin with, and those of the chosen one.
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,11 @@ from finetune_trainer.recipes.likelihood import Segment
 class PairEncoder(Encoder):
     """Turns pairs into examples. Each answer is cut as it would be by itself, and a pair of which then one answer is
     gone, or both are the same, is left out."""
+
+    @staticmethod
+    def parts(example: Example) -> Mapping[str, int]:
+        shared, chosen = example.extra
+        return {"prompt": 0, "chosen": shared, "rejected": chosen}
 
     def encode(self, pairs: Iterable[Any]) -> Encoded:
         answers = self.examples(answer for pair in pairs for answer in (pair.chosen, pair.rejected))

@@ -61,7 +61,11 @@ class Tuning:
         self._work = Work.of(config, self.materials, self._placed, self.plan, self._judge)
         state = self.loop.state
         progress.plan(self._work.total, self._work.done(state) if self.resumed else 0, state.history.last)
-        self.shown = show(self.materials.train, self.materials.tokenizer) if ranks.first else []
+        self.shown = (
+            show(self.materials.train, self.materials.tokenizer, self.materials.recipe.encoder.parts)
+            if ranks.first
+            else []
+        )
         """Examples for people to see; the first rank's."""
         tell(self.materials, self._placed, self.loop, self.shown, ranks)
         know_references(self.loop, self.materials, self._placed, resumed, progress.evaluated, ranks)
