@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -19,6 +18,7 @@ from finetune_trainer.training.memory import Fit
 from finetune_trainer.tuning import beginning, placement
 from finetune_trainer.tuning.placement import Subject, strategy_for
 from tests import tiny
+from tests.trainer.cards import load_by_card
 from tests.trainer.test_resume import SigtermAfter, result, sigterm_asks, whole
 from tests.trainer.test_runs import loss_of
 
@@ -65,21 +65,22 @@ class Trimmed(torch.nn.Module):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_published_adapter_is_plain_peft_and_as_good_as_was_told(s3, trainer, model_directory, tmp_path, name):
+def test_a_published_adapter_is_plain_peft_and_as_good_as_was_told(
+    s3, trainer, model_directory, tmp_path, monkeypatch, name
+):
     samples = {"samples": 1, "maxNewTokens": 4}
     ended = trainer.run(**changes_of(name, s3, trainer), evaluation=samples)
     assert ended.code == 0, ended.result.error
-    directory = s3.fetch(ended.location, tmp_path / "adapter")
-    tokenizer, base = AutoTokenizer.from_pretrained(directory), plain_base(model_directory, name)
+    directory = s3.fetch(ended.location, tmp_path / "this-directory")
+    base = plain_base(model_directory, name)
+    model, tokenizer = load_by_card(s3, ended.location, model_directory, tmp_path, monkeypatch)
+    for module in model.modules():
+        module.support_avx512bf16_for_cpu = False  # tiny layers are not what bitsandbytes expects there
     tuned, untouched = ended.metric("eval_loss")
     assert untouched == pytest.approx(loss_of(base, tokenizer, HELD_OUT), rel=1e-4)
     assert tuned < untouched - 0.5
-    model = PeftModel.from_pretrained(base, directory).eval()
     assert tuned == pytest.approx(loss_of(Trimmed(model), tokenizer, HELD_OUT), rel=1e-4)
     assert str(model_directory.parent) not in (directory / "adapter_config.json").read_text()
-    code = (directory / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    assert ("quantization_config=four_bits" in code) is (name == "qlora")
-    compile(code, "the model card", "exec")
     ids = tokenizer(HELD_OUT[0]["prompt"], return_tensors="pt")
     with torch.no_grad():
         said = model.generate(**ids, max_new_tokens=4, do_sample=False, eos_token_id=2, pad_token_id=0)

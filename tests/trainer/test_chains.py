@@ -14,6 +14,7 @@ from finetune_api.run import ExitCode, RunConfig
 from finetune_operator.source import resolve
 from finetune_trainer.storage.manifest import Manifest
 from tests import encoders, tiny
+from tests.trainer.cards import load_by_card
 from tests.trainer.test_runs import loss_of
 
 CONSTANT = {"epochs": 2, "learningRate": 5e-3, "schedule": "constant", "warmupFraction": 0, "maxLength": 64}
@@ -134,7 +135,9 @@ def test_more_epochs_in_a_second_job_go_on_where_the_first_one_ended(jobs, tmp_p
         assert loss_of(jobs.model("b", tmp_path), tokenizer, HELD_OUT) == pytest.approx(again, rel=1e-4)
 
 
-def test_a_chain_of_merges_is_what_peft_makes_of_the_published_adapters(jobs, tmp_path, tokenizer):
+def test_a_chain_of_merges_is_what_peft_makes_of_the_published_adapters(
+    jobs, tmp_path, tokenizer, model_directory, monkeypatch
+):
     first = jobs.run("a")
     second = jobs.run("b", A, {"from": "merge", "lora": {"rank": 4}})
     third = jobs.run("c", {"uri": "job://b"}, {"from": "merge", "adapter": "ia3"})
@@ -156,6 +159,10 @@ def test_a_chain_of_merges_is_what_peft_makes_of_the_published_adapters(jobs, tm
     for said in ("## Before that", "| a | ", "| b | job://a | ", "/a.jsonl", '"adapter-2").merge_and_unload()'):
         assert said in card
     assert "| c | " not in card
+    below = {f"adapter_{n}": adapter["uri"] for n, adapter in enumerate(third["result"]["builtOn"]["adapters"], 1)}
+    uri, place = third["result"]["adapterURI"], tmp_path / "by-card"
+    model, _ = load_by_card(jobs.s3, uri, model_directory, place, monkeypatch, **below)
+    assert loss_of(model, tokenizer, HELD_OUT) == pytest.approx(metric(third)[0], rel=1e-4)
 
 
 @pytest.mark.parametrize(

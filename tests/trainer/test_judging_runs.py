@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import encoders, tiny
+from tests.trainer.cards import load_by_card
 
 LEARN = {"maxSteps": 120, "learningRate": 1e-2, "maxLength": 64, "batchSize": 16}
 TASKS = {
@@ -45,20 +46,9 @@ def test_a_task_is_learned_and_what_the_model_card_loads_says_what_was_measured(
     tuned, base = ended.metric("f1")
     assert tuned > 0.9
     assert base < 0.6
-    model, tokenizer = load_by_card(s3, ended, bert, tmp_path, monkeypatch)
+    model, tokenizer = load_by_card(s3, ended.location, bert, tmp_path, monkeypatch)
     assert type(model).__name__.startswith("Peft" if adapter == "lora" else "Bert")
     assert SHARES_RIGHT[name](model, tokenizer, held_out) == pytest.approx(ended.metric(SHARE[name])[0], abs=1e-6)
-
-
-def load_by_card(s3, ended, base, directory, monkeypatch):
-    """Model and tokenizer by the code of the model card alone."""
-    s3.fetch(ended.location, directory / "this-directory")
-    (directory / "the-base").symlink_to(base)
-    card = (directory / "this-directory" / "README.md").read_text()
-    monkeypatch.chdir(directory)
-    loaded: dict[str, object] = {}
-    exec(card.partition("```python\n")[2].partition("```")[0], loaded)
-    return loaded["model"].eval(), loaded["tokenizer"]
 
 
 @torch.no_grad()

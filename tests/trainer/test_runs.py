@@ -16,6 +16,7 @@ from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.storage.manifest import Manifest
 from finetune_trainer.training.divergence import LossWatch
 from tests import tiny
+from tests.trainer.cards import load_by_card
 
 LEARN = {"maxSteps": 60, "learningRate": 1e-2, "maxLength": 64, "batchSize": 8}
 
@@ -166,7 +167,9 @@ def test_raw_text_trains_a_base(s3, trainer):
     assert documents[0].startswith(report["samples"][0]["prompt"][:12])
 
 
-def test_the_report_and_the_model_card_tell_how_the_result_came_about(s3, trainer, tmp_path, monkeypatch):
+def test_the_report_and_the_model_card_tell_how_the_result_came_about(
+    s3, trainer, model_directory, tmp_path, monkeypatch
+):
     commit = "0123456789abcdef0123456789abcdef01234567"
     local = fetch.fetch_model
     monkeypatch.setattr(
@@ -194,6 +197,12 @@ def test_the_report_and_the_model_card_tell_how_the_result_came_about(s3, traine
         assert told in card.content
     assert ended.result.result.revision == commit
     assert "from peft import AutoPeftModelForCausalLM" in card.content
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    model, tokenizer = load_by_card(s3, ended.location, model_directory, place, monkeypatch, "org/tiny")
+    ids = tokenizer("say 3", return_tensors="pt").input_ids
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_directory), directory).eval()
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits)
     assert json.loads((directory / "adapter_config.json").read_bytes())["revision"] == commit
     report = json.loads((directory / "report.json").read_bytes())
     assert [step["step"] for step in report["steps"]] == [1, 2, 3]
@@ -205,13 +214,8 @@ def test_the_report_and_the_model_card_tell_how_the_result_came_about(s3, traine
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 def test_the_code_in_the_model_card_loads_the_result(s3, trainer, model_directory, tmp_path, monkeypatch, adapter):
     ended = trainer.run(method={"adapter": adapter})
-    s3.fetch(ended.location, tmp_path / "this-directory")
-    (tmp_path / "the-base").symlink_to(model_directory)
-    card = (tmp_path / "this-directory" / "README.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    loaded: dict[str, object] = {}
-    exec(card.partition("```python\n")[2].partition("```")[0], loaded)
-    assert type(loaded["model"]).__name__.startswith("Peft" if adapter == "lora" else "Llama")
+    model, _ = load_by_card(s3, ended.location, model_directory, tmp_path, monkeypatch)
+    assert type(model).__name__.startswith("Peft" if adapter == "lora" else "Llama")
 
 
 def test_what_another_pod_has_published_is_taken_over_without_training(s3, trainer):

@@ -1,7 +1,5 @@
 """Whole runs of text2text-generation, and of answers that are measured."""
 
-from typing import Any
-
 import pytest
 import torch
 from peft import PeftModel
@@ -9,6 +7,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from finetune_api.run import ExitCode
 from tests import tiny
+from tests.trainer.cards import load_by_card
 
 T2T = "text2text-generation"
 LEARN = {"maxSteps": 80, "learningRate": 1e-2, "maxLength": 32, "batchSize": 8}
@@ -60,14 +59,9 @@ def test_a_model_learns_to_write_what_it_reads(s3, trainer, uris, directories, t
         assert sample["prompt"].startswith("say ")
         assert sample["tuned"].strip() == sample["reference"].strip() != sample["base"].strip()
 
-    s3.fetch(ended.location, tmp_path / "this-directory")
-    (tmp_path / "the-base").symlink_to(directories[kind])
-    monkeypatch.chdir(tmp_path)
-    card = (tmp_path / "this-directory" / "README.md").read_text()
-    loaded: dict[str, Any] = {}
-    exec(card.partition("```python\n")[2].partition("```")[0], loaded)
-    assert isinstance(loaded["model"], PeftModel if adapter == "lora" else PreTrainedModel)
-    told = said(loaded["model"].eval(), loaded["tokenizer"], [sample["prompt"] for sample in report["samples"]])
+    model, tokenizer = load_by_card(s3, ended.location, directories[kind], tmp_path, monkeypatch)
+    assert isinstance(model, PeftModel if adapter == "lora" else PreTrainedModel)
+    told = said(model, tokenizer, [sample["prompt"] for sample in report["samples"]])
     assert told == [sample["tuned"] for sample in report["samples"]]
 
 
