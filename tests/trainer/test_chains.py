@@ -108,8 +108,13 @@ def tokenizer(model_directory):
 
 
 @pytest.fixture(scope="session")
-def bert_uri(s3, tmp_path_factory):
-    return s3.put_directory("models/bert-of-chains", encoders.save(tmp_path_factory.mktemp("bert") / "model"))
+def bert(tmp_path_factory):
+    return encoders.save(tmp_path_factory.mktemp("bert") / "model")
+
+
+@pytest.fixture(scope="session")
+def bert_uri(s3, bert):
+    return s3.put_directory("models/bert-of-chains", bert)
 
 
 A = {"uri": "job://a"}
@@ -173,7 +178,7 @@ def test_a_chain_of_merges_is_what_peft_makes_of_the_published_adapters(
         pytest.param("question-answering", encoders.questions(96), marks=pytest.mark.long),
     ],
 )
-def test_a_head_goes_along_with_the_adapter_that_brought_it(jobs, bert_uri, task, records):
+def test_a_head_goes_along_with_the_adapter_that_brought_it(jobs, bert, bert_uri, tmp_path, monkeypatch, task, records):
     """The second set holds fewer labels than the first: by an order of its own they would have other numbers."""
     training = {"maxSteps": 40, "learningRate": 1e-2, "maxLength": 64, "batchSize": 16}
     held_out = jobs.s3.put(f"data/{jobs.trainer.directory.name}/held.jsonl", tiny.json_lines(*records[:24]))
@@ -189,6 +194,13 @@ def test_a_head_goes_along_with_the_adapter_that_brought_it(jobs, bert_uri, task
         told = jobs.run(job, A, method, **part | {"training": training | {"maxSteps": 1, "learningRate": 1e-6}})
         assert metric(told, name)[1] == pytest.approx(metric(first, name)[0], abs=1e-6)
         assert metric(told, name)[1] > metric(first, name)[1]
+        if job == "c":  # its base is made of two, which the card's code puts together
+            uri, below = told["result"]["adapterURI"], told["result"]["builtOn"]["adapters"][0]["uri"]
+            model, _ = load_by_card(jobs.s3, uri, bert, tmp_path, monkeypatch, adapter_1=below)
+            before = load_by_card(jobs.s3, first["result"]["adapterURI"], bert, tmp_path / "a", monkeypatch)[0]
+            ids = torch.tensor([[2, 5, 6, 7, 3]])
+            for one, other in zip(model(input_ids=ids)[:1], before(input_ids=ids)[:1], strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
 def test_an_adapter_with_the_head_of_another_task_is_refused(jobs, bert_uri):

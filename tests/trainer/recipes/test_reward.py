@@ -10,6 +10,7 @@ from finetune_trainer.preparation.preferences import preference
 from finetune_trainer.recipes.pairs import PairEncoder
 from finetune_trainer.recipes.reward import RewardModeling
 from tests import tiny
+from tests.trainer.cards import load_by_card
 from tests.trainer.recipes.test_preference import PAIRS, swapped
 from tests.trainer.recipes.trls import Trl
 
@@ -61,7 +62,9 @@ def test_the_loss_is_trls(model, tmp_path):
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none"])
-def test_a_head_learns_which_answers_are_better_and_is_published(trainer, s3, tmp_path, adapter):
+def test_a_head_learns_which_answers_are_better_and_is_published(
+    trainer, s3, model_directory, tmp_path, monkeypatch, adapter
+):
     found = {}
     held_out = [{"uri": s3.put("data/rewards.jsonl", tiny.json_lines(*PAIRS[:10]))}]
     for name, pairs in (("as-they-are", PAIRS), ("swapped", [swapped(pair) for pair in PAIRS])):
@@ -75,10 +78,8 @@ def test_a_head_learns_which_answers_are_better_and_is_published(trainer, s3, tm
         found[name] = ended
     assert found["as-they-are"].metric("preference_accuracy")[0] == 1.0
     assert found["swapped"].metric("preference_accuracy")[0] == 0.0
-    if adapter == "none":
-        directory = s3.fetch(found["as-they-are"].location, tmp_path / "model")
-        published = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
-        assert published.config.num_labels == 1
-        margins = [chosen - rejected for chosen, rejected in rewards(published, PAIRS[:10])]
-        told = found["as-they-are"].metric("reward_margin")[0]
-        assert sum(margins) / 10 == pytest.approx(told, rel=1e-3)
+    published, _ = load_by_card(s3, found["as-they-are"].location, model_directory, tmp_path, monkeypatch)
+    assert published.config.num_labels == 1
+    margins = [chosen - rejected for chosen, rejected in rewards(published, PAIRS[:10])]
+    told = found["as-they-are"].metric("reward_margin")[0]
+    assert sum(margins) / 10 == pytest.approx(told, rel=1e-3)
