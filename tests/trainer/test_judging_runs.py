@@ -5,8 +5,11 @@ import random
 import pytest
 import torch
 
+from finetune_api.run import ExitCode
+from finetune_trainer.models.quantized import keep_bits
 from tests import encoders, tiny
 from tests.trainer.cards import load_by_card
+from tests.trainer.test_resume import STEPS, SigtermAfter, result, sigterm_asks, whole
 
 LEARN = {"maxSteps": 120, "learningRate": 1e-2, "maxLength": 64, "batchSize": 16}
 TASKS = {
@@ -49,6 +52,54 @@ def test_a_task_is_learned_and_what_the_model_card_loads_says_what_was_measured(
     model, tokenizer = load_by_card(s3, ended.location, bert, tmp_path, monkeypatch)
     assert type(model).__name__.startswith("Peft" if adapter == "lora" else "Bert")
     assert SHARES_RIGHT[name](model, tokenizer, held_out) == pytest.approx(ended.metric(SHARE[name])[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "merged"),
+    [
+        ("entities", "qlora", False),
+        ("one label", "qlora", True),
+        pytest.param("one label", "qlora", False, marks=pytest.mark.long),
+        pytest.param("questions", "qlora", False, marks=pytest.mark.long),
+        pytest.param("several labels", "ia3", True, marks=pytest.mark.long),
+        pytest.param("questions", "lora", True, marks=pytest.mark.long),
+    ],
+)
+def test_a_head_is_as_good_as_was_told_beside_4_bits_and_in_a_merged_model(
+    s3, trainer, bert, bert_uri, tmp_path, monkeypatch, name, adapter, merged
+):
+    task, records = TASKS[name]
+    validation = s3.put(f"data/{trainer.directory.name}/held-out.jsonl", tiny.json_lines(*records[-32:]))
+    ended = trainer.run(
+        task=task,
+        model={"uri": bert_uri},
+        method={"adapter": adapter},
+        mergeAdapter=merged,
+        data={"train": trainer.data(tiny.json_lines(*records[:-32]))["train"], "validation": [{"uri": validation}]},
+        training=LEARN | {"maxSteps": 30, "learningRate": 2e-2},
+    )
+    assert ended.code == 0, ended.result.error
+    model, tokenizer = load_by_card(s3, ended, bert, tmp_path, monkeypatch)
+    assert type(model).__name__.startswith("Bert" if merged else "Peft")
+    keep_bits(model)
+    assert SHARES_RIGHT[name](model, tokenizer, records[-32:]) == pytest.approx(ended.metric(SHARE[name])[0], abs=1e-6)
+
+
+def test_a_merged_decoder_judges_texts_of_different_lengths_together(
+    s3, trainer, model_directory, tmp_path, monkeypatch
+):
+    records = encoders.texts(60)
+    held_out = s3.put(f"data/{trainer.directory.name}/held-out.jsonl", tiny.json_lines(*records[-20:]))
+    train = trainer.data(tiny.json_lines(*records[:-20]))["train"]
+    ended = trainer.run(
+        task="text-classification",
+        mergeAdapter=True,
+        data={"train": train, "validation": [{"uri": held_out}]},
+        training=LEARN | {"maxSteps": 10},
+    )
+    assert ended.code == 0, ended.result.error
+    model, tokenizer = load_by_card(s3, ended, model_directory, tmp_path, monkeypatch)
+    assert right_labels(model, tokenizer, records[-20:]) == pytest.approx(ended.metric("accuracy")[0], abs=1e-6)
 
 
 @torch.no_grad()
@@ -119,3 +170,47 @@ def test_labels_that_have_nothing_to_do_with_the_texts_are_not_learned(trainer, 
         training=LEARN,
     )
     assert ended.metric("f1")[0] < 0.6
+
+
+EVERYTHING = STEPS | {
+    "emaDecay": 0.8,
+    "neftuneAlpha": 5,
+    "dropout": 0.1,
+    "schedule": "plateau",
+    "plateau": {"metric": "f1", "patience": 1},
+    "earlyStopping": {"metric": "f1", "patience": 9},
+    "restoreBest": {"metric": "f1"},
+}
+"""With dropout and noise a step that were repeated, or left out, would change what comes after it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "training"),
+    [
+        ("one label", {}, {"labelSmoothing": 0.1}),
+        ("entities", {"adapter": "none"}, {"optimizer": "rmsprop"}),
+        pytest.param("several labels", {"adapter": "none"}, {"optimizer": "sgd", "l1": 1e-5}, marks=pytest.mark.long),
+        pytest.param("questions", {"adapter": "qlora"}, {"optimizer": "adafactor"}, marks=pytest.mark.long),
+    ],
+)
+def test_a_run_that_is_stopped_and_gone_on_with_ends_in_the_same_bits(s3, trainer, bert_uri, name, method, training):
+    task, records = TASKS[name]
+    changes = {
+        "task": task,
+        "model": {"uri": bert_uri},
+        "method": method,
+        "data": trainer.data(tiny.json_lines(*records[:60])),
+        "training": EVERYTHING | training,
+        "evaluation": {"everySteps": 3},
+    }
+    expected = whole(s3, trainer, **changes)
+    with sigterm_asks() as stop:
+        assert trainer.run(SigtermAfter(5), stop, **changes).code == ExitCode.PREEMPTED
+    ended = trainer.run(**changes)
+    assert ended.code == 0, ended.result.error
+    assert result(s3, ended) == expected
+    report = s3.report(ended.location)
+    found = {each["step"]: each["metrics"]["f1"] for each in report["evaluations"]}
+    assert (report["resumedAt"], list(found)) == ([5], [3, 6, 9, 12])
+    assert report["bestStep"] == max(found, key=found.__getitem__)
+    assert ended.metric("f1")[0] == pytest.approx(max(found.values()))

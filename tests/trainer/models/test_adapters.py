@@ -9,6 +9,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
+    GPT2ForSequenceClassification,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -19,11 +20,12 @@ from finetune_api.spec import Method
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.models.adapter import put_on, save_adapter
 from finetune_trainer.models.adapters import ADAPTERS, adapter_of
+from finetune_trainer.models.chain import PublishedAdapter
 from finetune_trainer.models.head import LANGUAGE_MODEL, Head
 from finetune_trainer.models.linear import speed_up
 from finetune_trainer.models.merging import folded_layers, merged
 from finetune_trainer.models.model import load_model
-from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.modelfiles import AdapterFiles, ModelFiles
 from finetune_trainer.models.parts import without_adapter
 from tests import tiny
 
@@ -132,7 +134,7 @@ def test_it_is_trained_and_nothing_else_and_plain_peft_makes_the_same_of_what_is
     assert adapter.rank == getattr(loaded.peft_config["default"], "r", None)
     if adapter.virtual_tokens:
         return
-    torch.testing.assert_close(logits_of(merged(files, head, tmp_path / "adapter", {})), tuned, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(merged(files, head, tmp_path / "adapter", model)), tuned, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "theirs"), [("PiSSA", "pissa"), ("OLoRA", "olora")])
@@ -209,6 +211,27 @@ def test_ia3_wants_to_be_told_its_modules_where_the_architecture_is_unknown():
     ]
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_one_that_is_gone_on_with_is_held_to_what_a_new_one_is(name, tmp_path):
+    new = adapter_of(Method(adapter=name))
+    old = PublishedAdapter(new, [AdapterFiles(tmp_path, "s3://a/", "sha256:0", "a", 1.0, {})])
+    for can in ("shards", "recomputes", "quantized", "virtual_tokens", "rate", "kind"):
+        assert getattr(old, can) == getattr(new, can), can
+
+
+def gpt2_classifier():
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, num_labels=3, pad_token_id=0)
+    return GPT2ForSequenceClassification(config), CLASSIFIER
+
+
+def test_behind_a_prompt_a_decoders_head_would_read_padding(tmp_path):
+    """An encoder's reads the first token, and a prefix moves no token."""
+    with pytest.raises(TrainerError, match="prompt does not go with the-base, a decoder with the head of a classifier"):
+        adapted(gpt2_classifier, method_of("prompt"), tmp_path)
+    for make, name in ((bert, "prompt"), (gpt2_classifier, "prefix")):
+        adapted(make, method_of(name), tmp_path)
+
+
 def test_every_adapter_of_the_contract_is_there():
     assert {*ADAPTERS, "none"} == set(Method.model_fields["adapter"].annotation.__args__)
 
@@ -280,12 +303,10 @@ def test_what_was_trained_beside_4_bits_is_merged_into_what_they_stand_for(folde
     save_adapter(model, adapter, tmp_path / "adapter")
     tuned = logits_of(model)
     torch.testing.assert_close(
-        logits_of(merged(files, LANGUAGE_MODEL, tmp_path / "adapter", folded_layers(model))),
-        tuned,
-        rtol=1e-4,
-        atol=1e-4,
+        logits_of(merged(files, LANGUAGE_MODEL, tmp_path / "adapter", model)), tuned, rtol=1e-4, atol=1e-4
     )
-    other = logits_of(merged(files, LANGUAGE_MODEL, tmp_path / "adapter", {}))
+    plain = load_model(files, LANGUAGE_MODEL, True, "fp32")
+    other = logits_of(merged(files, LANGUAGE_MODEL, tmp_path / "adapter", plain))
     assert (other - tuned).abs().max() > 1e-2
 
 
@@ -295,4 +316,4 @@ def test_a_merged_model_has_the_number_format_of_its_base(tmp_path, dtype):
     train(model)
     save_adapter(model, adapter, tmp_path / "adapter")
     copy.deepcopy(model.unload()).to(dtype).save_pretrained(tmp_path / "base")
-    assert {p.dtype for p in merged(files, head, tmp_path / "adapter", {}).parameters()} == {dtype}
+    assert {p.dtype for p in merged(files, head, tmp_path / "adapter", llama()[0]).parameters()} == {dtype}

@@ -307,6 +307,28 @@ def test_an_architecture_without_such_a_head_is_refused_before_it_is_loaded(tmp_
     assert error.value.code == ExitCode.MODEL_INVALID
 
 
+def test_a_body_that_transformers_looks_for_under_other_names_is_refused_as_what_it_is(llama):
+    """LlamaForQuestionAnswering is the only Llama whose body is called transformer."""
+    with pytest.raises(TrainerError, match=r"keeps its body under other names .* Start from an encoder") as error:
+        Made(llama, "question-answer", RECORDS["question-answer"])
+    assert error.value.code == ExitCode.MODEL_INVALID
+
+
+@pytest.mark.parametrize("format_", ["text-label", "token-tags"])
+def test_labels_are_smoothed_as_by_torch_and_what_is_measured_is_not(bert, format_):
+    records = RECORDS[format_]
+    made = Made(bert, format_, records)
+    inputs = inputs_of(format_, records, made.tokenizer, made.model)
+    labels = inputs.pop("labels")
+    logits = made.model(**inputs).logits.flatten(0, -2)
+    whole = made.objective.collate([made.examples[number] for number in range(len(records))], False, CPU)
+    plain = made.objective(whole).loss
+    made.objective.smoothing = 0.2
+    assert torch.equal(made.objective(whole).loss, plain)
+    expected = torch.nn.functional.cross_entropy(logits, labels.flatten(), label_smoothing=0.2, reduction="sum")
+    torch.testing.assert_close(made.objective.train()(whole).loss, expected)
+
+
 def test_positions_that_begin_behind_the_padding_are_fewer(tmp_path):
     from transformers import RobertaConfig, RobertaForSequenceClassification
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from finetune_trainer.models.quantized import keep_bits
 from finetune_trainer.preparation.preferences import preference
 from finetune_trainer.recipes.pairs import PairEncoder
 from finetune_trainer.recipes.reward import RewardModeling
@@ -13,6 +14,7 @@ from tests import tiny
 from tests.trainer.cards import load_by_card
 from tests.trainer.recipes.test_preference import PAIRS, swapped
 from tests.trainer.recipes.trls import Trl
+from tests.trainer.test_judging_runs import load_by_card
 
 CPU = torch.device("cpu")
 PADDING = tiny.SPECIAL_TOKENS.index("<|endoftext|>")
@@ -59,6 +61,27 @@ def test_the_loss_is_trls(model, tmp_path):
     objective = RewardModeling(model.eval(), PADDING)
     found = objective(objective.collate(encoded(PAIRS[:6]), False, CPU)).loss / 6
     assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("adapter", "merged"), [("lora", False), ("lora", True), ("qlora", False)])
+def test_what_the_model_card_loads_gives_the_rewards_that_were_measured(
+    s3, trainer, model_directory, tmp_path, monkeypatch, adapter, merged
+):
+    """To a merged model, too, its end-of-text token says where an answer ends."""
+    held_out = [{"uri": s3.put("data/card-rewards.jsonl", tiny.json_lines(*PAIRS[:10]))}]
+    ended = trainer.run(
+        method={"objective": "reward", "adapter": adapter},
+        mergeAdapter=merged,
+        data={"train": trainer.data(tiny.json_lines(*PAIRS))["train"], "validation": held_out},
+        training={"maxSteps": 5, "learningRate": 1e-2, "maxLength": 64, "batchSize": 8},
+    )
+    assert ended.code == 0, ended.result.error
+    model, _ = load_by_card(s3, ended, model_directory, tmp_path, monkeypatch)
+    keep_bits(model)
+    means = [sum(column) / 10 for column in zip(*rewards(model, PAIRS[:10]), strict=True)]
+    told = [ended.metric(f"reward_{name}")[0] for name in ("chosen", "rejected")]
+    assert means == pytest.approx(told, rel=1e-3)
+    assert means[0] > means[1] + 1
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none"])

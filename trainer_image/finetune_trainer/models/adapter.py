@@ -41,7 +41,7 @@ class Adapter:
     """Whether the base beside it is held in 4 bits."""
     shards: bool = True
     """Whether base and adapter may be shared out among processes, each of which has a part of every weight."""
-    recomputes: ClassVar[bool] = True
+    recomputes: bool = True
     """Whether layers beside it may be computed twice: transformers then leaves out what is handed to them (5.23)."""
     rank: int | None = None
     """Of its matrices as they are published, where it has a rank."""

@@ -40,6 +40,7 @@ class PublishedAdapter(Adapter):
         self.mend, self.rate = "Correct spec.model.", new.rate  # type: ignore[misc]
         self.kind = new.kind  # type: ignore[misc]
         self.virtual_tokens, self.quantized = new.virtual_tokens, new.quantized
+        self.shards, self.recomputes = new.shards, new.recomputes
         ranks = [int(adapter.config.get("r") or 0) for adapter in adapters]
         self.rank = (sum(ranks) if combination and combination.method == "cat" else max(ranks)) or None
         self.what = f"{new.what} ({'combined from' if combination else 'trained on from'} {self._jobs})"

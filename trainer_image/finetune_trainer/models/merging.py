@@ -1,6 +1,5 @@
 """A base with an adapter merged into it: a model like any other, that needs no PEFT."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,21 @@ def folded_layers(model: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def merged(files: ModelFiles, head: Head, adapter: Path, folded: Mapping[str, Any]) -> Any:
+def merged(files: ModelFiles, head: Head, adapter: Path, trained: Any) -> Any:
     """The base in the number format of its files, with the published adapter in ``adapter`` merged into it.
 
     Args:
-        folded: the layers beside which it was trained in 4 bits. The weights they stand for are taken, not those of the
-            files: what was learned is learned for them.
+        trained: the model beside which it was trained. Of layers in 4 bits the weights they stand for are taken, not
+            those of the files: what was learned is learned for them. And a decoder's head finds the end of a text by
+            the padding token that it was trained with.
     """
     from peft import PeftModel
     from peft.utils import ModulesToSaveWrapper
 
     model = stacked(load_as_stored(files, head), files, head)
-    for name, layer in folded.items():
+    padding = without_adapter(trained).config.get_text_config().pad_token_id
+    model.config.get_text_config().pad_token_id = padding
+    for name, layer in folded_layers(trained).items():
         target: Any = model.get_submodule(name)
         target.weight.data = unfolded(layer.weight, computed_in(layer)[1], target.weight.dtype).cpu()
     adapted = PeftModel.from_pretrained(model, adapter)

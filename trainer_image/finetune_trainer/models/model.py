@@ -97,10 +97,15 @@ def load_model(
     dtype = torch.bfloat16 if frozen and precision == "bf16" else torch.float32
     if not quantized:
         return _load(files, head, dtype, device_map=device_map)
-    whole = head.modules(_laid_out(files, head)) if head.whole else None
+    whole = whole_modules(files, head)
     model = _load(files, head, dtype, device_map=device_map, quantization_config=quantization(dtype, whole))
     keep_bits(model)
     return model
+
+
+def whole_modules(files: ModelFiles, head: Head) -> list[str] | None:
+    """What stays as it is where the rest is held in 4 bits, because it is trained; None: nothing of the head is."""
+    return head.modules(_laid_out(files, head)) if head.whole else None
 
 
 def load_as_stored(files: ModelFiles, head: Head) -> PreTrainedModel:
@@ -129,6 +134,14 @@ def _load(files: ModelFiles, head: Head, dtype: Any, **arguments: Any) -> PreTra
         _refuse(f"The model {files.name} cannot be loaded as {head.what}: {why}", error)
     model, loading = loaded
     missing = sorted(_required(loading["missing_keys"], model, head))
+    if missing and not any(
+        name.startswith(f"{model.base_model_prefix}.") for name in model.state_dict().keys() - missing
+    ):
+        raise TrainerError(
+            ExitCode.MODEL_INVALID,
+            f"{files.name} cannot become {head.what}: transformers' {type(model).__name__} keeps its body under other "
+            f"names ({missing[0]}) than the files do. Start from an encoder, such as a BERT, or correct spec.task.",
+        )
     if missing:
         _refuse(f"The weights of {files.name} lack {len(missing)} tensors of its architecture, such as {missing[0]}")
     if replaced:

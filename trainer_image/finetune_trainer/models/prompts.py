@@ -1,10 +1,13 @@
 """``adapter: prompt`` and ``prefix``: virtual tokens before each record, as embeddings or as keys and values."""
 
+import inspect
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from finetune_api.run import ExitCode
 from finetune_api.spec import Method, Prefix, Prompt
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.models.adapter import NAME, Adapter
 from finetune_trainer.models.head import Head
 from finetune_trainer.models.modelfiles import ModelFiles
@@ -30,6 +33,13 @@ class PromptAdapter(Adapter):
     def config(self, model: PreTrainedModel, head: Head, files: ModelFiles) -> Any:
         from peft import PromptTuningConfig
 
+        if head.peft_task == "SEQ_CLS" and "use_cache" in inspect.signature(model.forward).parameters:
+            raise TrainerError(  # transformers looks for the last token that is no padding, and finds no tokens at all
+                ExitCode.CONFIGURATION_INVALID,
+                f"spec.method.adapter prompt does not go with {files.name}, a decoder with the head of {head.what}: "
+                "that reads the last token of a text, and behind virtual tokens it cannot tell which one that is. Set "
+                "spec.method.adapter to lora, or to prefix.",
+            )
         text = self._prompt.text
         return PromptTuningConfig(
             task_type=head.peft_task,

@@ -1,5 +1,6 @@
 """The model card: what was tuned, from what, on what, how, and what it came to. Hugging Face's format."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 from huggingface_hub import ModelCardData
@@ -8,13 +9,13 @@ from finetune_api.run import RunConfig
 from finetune_api.status import Metric
 from finetune_trainer.models.adapter import Adapter
 from finetune_trainer.models.head import Head
-from finetune_trainer.models.model import replaces_head
+from finetune_trainer.models.model import replaces_head, whole_modules
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.preparation.data import SourceFile
 from finetune_trainer.publishing.bysets import of_sets, overall
 
 _FOUR_BITS = """four_bits = BitsAndBytesConfig(  # beside which it was trained; as it is, the base will do as well
-    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True{}
 )
 """
 
@@ -98,6 +99,12 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
+def _four_bits(files: ModelFiles, head: Head) -> str:
+    """Code that says how the base is held in 4 bits. PEFT cannot put a head in the place of one that is, too."""
+    whole = whole_modules(files, head)
+    return _FOUR_BITS.format(f", llm_int8_skip_modules={json.dumps(whole)}" if whole else "")
+
+
 def _usage(config: RunConfig, files: ModelFiles, head: Head, adapter: bool, quantized: bool) -> str:
     """Code that loads the result. An adapter finds its base by itself where that is a hub's name, and where the base's
     own config.json says all there is to say of its head."""
@@ -120,7 +127,8 @@ def _usage(config: RunConfig, files: ModelFiles, head: Head, adapter: bool, quan
         other = ", ignore_mismatched_sizes=True" if replaces_head(files, head) else ""
         code = (
             f"from peft import PeftModel\nfrom transformers import {names}{auto}, AutoTokenizer\n\n"
-            f"{_FOUR_BITS if quantized else ''}{'' if hub else f'# the-base: a copy of {config.model.uri}{chr(10)}'}"
+            f"{_four_bits(files, head) if quantized else ''}"
+            f"{'' if hub else f'# the-base: a copy of {config.model.uri}{chr(10)}'}"
             f"base = {auto}.from_pretrained({base}{revision}{own}{other})\n"
             f"{_merges(files)}"
             'model = PeftModel.from_pretrained(base, "this-directory")'

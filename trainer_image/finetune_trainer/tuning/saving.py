@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune_trainer.evaluation import generation
 from finetune_trainer.models.adapter import save_adapter
-from finetune_trainer.models.merging import folded_layers, merged
+from finetune_trainer.models.merging import merged
 from finetune_trainer.models.parts import without_adapter
 from finetune_trainer.models.quantized import unfolded_config
 from finetune_trainer.scaling.ranks import Ranks
@@ -28,7 +28,7 @@ def save(materials: Materials, placed: Placed, merges: bool, directory: Path | N
     if adapter and merges:
         with tempfile.TemporaryDirectory(dir=directory.parent) as aside:
             save_adapter(model, adapter, Path(aside), weights)
-            whole = merged(subject.files, subject.head, Path(aside), folded_layers(model))
+            whole = merged(subject.files, subject.head, Path(aside), model)
         whole.save_pretrained(directory)
     elif adapter:
         save_adapter(model, adapter, directory, weights)
