@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from finetune_api.run import RunConfig
 from finetune_trainer.errors import Stopped, TrainerError
-from finetune_trainer.models.modelfiles import ModelFiles
+from finetune_trainer.models.modelfiles import AdapterFiles, ModelFiles
 from finetune_trainer.preparation.data import DataFile, Dataset, SourceFile
 from finetune_trainer.preparation.labelled import LabelledText
 from finetune_trainer.preparation.preferences import Feedback, Pair
@@ -68,6 +68,10 @@ class Scenario:
     model: str = "Llama"
     rewinds: bool = False
     task: str = "text-generation"
+    below: tuple[str, ...] = ()
+    """Adapters that are merged into the model first: their directories among the models."""
+    onward: tuple[str, ...] = ()
+    """The adapter to go on with, or several that become one."""
 
 
 SCENARIOS = {
@@ -100,6 +104,15 @@ SCENARIOS |= {
     "all weights, sharded, averaged, the best one": Scenario("fsdp2", FULL, **MEASURED),
     "LoRA, whole, an encoder and a decoder": Scenario("ddp", model="T5", task="text2text-generation"),
     "all weights, sharded, an encoder and a decoder": Scenario("fsdp2", FULL, model="T5", task="text2text-generation"),
+}
+SCENARIOS |= {
+    "an adapter gone on with, sharded": Scenario("fsdp2", onward=("adapter-a",)),
+    "a new adapter on a merged one, whole": Scenario("ddp", below=("adapter-a",)),
+    "a new adapter on a merged one, sharded": Scenario("fsdp2", below=("adapter-a",)),
+    "all weights of a merged model, sharded": Scenario("fsdp2", FULL, below=("adapter-a", "adapter-b")),
+    "two adapters as one, whole": Scenario("ddp", onward=("adapter-a", "adapter-b")),
+    "two adapters as one, sharded": Scenario("fsdp2", onward=("adapter-a", "adapter-b")),
+    "preferences, of a tuned model, sharded": Scenario("fsdp2", PREFERENCES, onward=("adapter-a",)),
 }
 DROPOUT = {"lora": {"dropout": 0.2}}
 INTERRUPTED = {
@@ -155,7 +168,7 @@ class Several:
                 "job": {"namespace": "team-a", "name": "tune", "uid": "1"},
                 "attempt": 0,
                 "task": scenario.task,
-                "model": {"uri": "s3://team-a/model/"},
+                "model": {"uri": "s3://team-a/model/"} | self._combination(scenario),
                 "storage": {},
                 "data": {"train": [{"uri": "s3://team-a/train.jsonl"}], "validationFraction": 0.2},
                 "method": scenario.method,
@@ -175,8 +188,24 @@ class Several:
             if scenario.task == "text-classification":
                 records, described = TEXTS, {"labels": ("0", "1", "2"), "formats": {"text-label"}}
             data: Any = Dataset(Records(records[:TRAINED]), Records(records[TRAINED:]), (), **described)  # type: ignore[arg-type]
-            files = ModelFiles(self.models / scenario.model, "the-base")
+            files = ModelFiles(
+                self.models / scenario.model,
+                "the-base",
+                stack=tuple(map(self._adapter, scenario.below)),
+                adapters=tuple(map(self._adapter, scenario.onward)),
+            )
             return Tuning(config, files, data, Progress(Reporter(None)), resumed, self.ranks)
+
+    def _combination(self, scenario: Scenario) -> dict[str, Any]:
+        if len(scenario.onward) < 2:
+            return {}
+        adapters = [{"uri": f"s3://team-a/{name}/", "digest": "", "job": name} for name in scenario.onward]
+        return {"adapters": adapters, "combination": {"method": "linear"}}
+
+    def _adapter(self, name: str) -> AdapterFiles:
+        directory = self.models / name
+        config = json.loads((directory / "adapter_config.json").read_bytes())
+        return AdapterFiles(directory, f"s3://team-a/{name}/", "", name, 0.5, config)
 
     def finish(self, name: str, begun: Tuning, base: Any = None) -> dict[str, Any]:
         """Trains, measures and saves into a directory of that name."""

@@ -15,6 +15,8 @@ from finetune_operator.source import resolve
 from finetune_trainer.storage.manifest import Manifest
 from tests import encoders, tiny
 from tests.trainer.cards import load_by_card
+from tests.trainer.recipes.test_preference import PAIRS
+from tests.trainer.recipes.trls import log_likelihood
 from tests.trainer.test_runs import loss_of
 
 CONSTANT = {"epochs": 2, "learningRate": 5e-3, "schedule": "constant", "warmupFraction": 0, "maxLength": 64}
@@ -201,6 +203,29 @@ def test_a_head_goes_along_with_the_adapter_that_brought_it(jobs, bert, bert_uri
             ids = torch.tensor([[2, 5, 6, 7, 3]])
             for one, other in zip(model(input_ids=ids)[:1], before(input_ids=ids)[:1], strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("start", ["continue", "merge"])
+def test_preferences_are_learned_against_the_model_that_the_job_before_made(two, tmp_path, start):
+    """Rewards are by how much likelier an answer became than it was to that model, and not to the bare base."""
+    held_out = two.s3.put(f"data/{two.trainer.directory.name}/pairs-held.jsonl", tiny.json_lines(*PAIRS[:6]))
+    train = two.trainer.data(tiny.json_lines(*PAIRS), "pairs.jsonl")["train"]
+    told = two.run(
+        "c",
+        A,
+        {"objective": "dpo", "from": start},
+        data={"train": train, "validation": [{"uri": held_out}]},
+        training={"maxSteps": 8, "learningRate": 1e-3, "maxLength": 64, "batchSize": 8},
+    )
+    assert metric(told, "reward_margin")[1] == pytest.approx(0, abs=1e-4)
+    assert metric(told, "preference_accuracy")[0] == 1.0
+    before, after = (two.model(name, tmp_path / name) for name in "ac")
+    for name in ("chosen", "rejected"):
+        ratios = [
+            log_likelihood(after, pair["prompt"], pair[name]) - log_likelihood(before, pair["prompt"], pair[name])
+            for pair in PAIRS[:6]
+        ]
+        assert metric(told, f"reward_{name}")[0] == pytest.approx(0.1 * sum(ratios) / 6, abs=1e-3)
 
 
 def test_an_adapter_with_the_head_of_another_task_is_refused(jobs, bert_uri):

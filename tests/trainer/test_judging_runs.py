@@ -79,7 +79,7 @@ def test_a_head_is_as_good_as_was_told_beside_4_bits_and_in_a_merged_model(
         training=LEARN | {"maxSteps": 30, "learningRate": 2e-2},
     )
     assert ended.code == 0, ended.result.error
-    model, tokenizer = load_by_card(s3, ended, bert, tmp_path, monkeypatch)
+    model, tokenizer = load_by_card(s3, ended.location, bert, tmp_path, monkeypatch)
     assert type(model).__name__.startswith("Bert" if merged else "Peft")
     keep_bits(model)
     assert SHARES_RIGHT[name](model, tokenizer, records[-32:]) == pytest.approx(ended.metric(SHARE[name])[0], abs=1e-6)
@@ -98,7 +98,7 @@ def test_a_merged_decoder_judges_texts_of_different_lengths_together(
         training=LEARN | {"maxSteps": 10},
     )
     assert ended.code == 0, ended.result.error
-    model, tokenizer = load_by_card(s3, ended, model_directory, tmp_path, monkeypatch)
+    model, tokenizer = load_by_card(s3, ended.location, model_directory, tmp_path, monkeypatch)
     assert right_labels(model, tokenizer, records[-20:]) == pytest.approx(ended.metric("accuracy")[0], abs=1e-6)
 
 

@@ -14,7 +14,6 @@ from tests import tiny
 from tests.trainer.cards import load_by_card
 from tests.trainer.recipes.test_preference import PAIRS, swapped
 from tests.trainer.recipes.trls import Trl
-from tests.trainer.test_judging_runs import load_by_card
 
 CPU = torch.device("cpu")
 PADDING = tiny.SPECIAL_TOKENS.index("<|endoftext|>")
@@ -76,7 +75,7 @@ def test_what_the_model_card_loads_gives_the_rewards_that_were_measured(
         training={"maxSteps": 5, "learningRate": 1e-2, "maxLength": 64, "batchSize": 8},
     )
     assert ended.code == 0, ended.result.error
-    model, _ = load_by_card(s3, ended, model_directory, tmp_path, monkeypatch)
+    model, _ = load_by_card(s3, ended.location, model_directory, tmp_path, monkeypatch)
     keep_bits(model)
     means = [sum(column) / 10 for column in zip(*rewards(model, PAIRS[:10]), strict=True)]
     told = [ended.metric(f"reward_{name}")[0] for name in ("chosen", "rejected")]

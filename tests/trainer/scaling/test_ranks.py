@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -95,7 +96,7 @@ def test_without_a_place_to_share_each_prepares_for_itself():
 @pytest.fixture(scope="module")
 def models(model_directory, tmp_path_factory):
     """A Llama; one whose embeddings are its head, too; a model whose layers an attempt to pack leaves half-way; an
-    encoder without a head; and an encoder with a decoder."""
+    encoder without a head; an encoder with a decoder; and two adapters for the Llama."""
     directory = tmp_path_factory.mktemp("models")
     tiny.save_reader_and_writer(directory / "T5")
     for name in ("Llama", "tied", "soft caps"):
@@ -105,6 +106,10 @@ def models(model_directory, tmp_path_factory):
     LlamaForCausalLM(tied).save_pretrained(directory / "tied")
     small = {name: getattr(tied, name) for name in SMALL}
     encoders.save(directory / "BERT")
+    for seed, name in enumerate(("adapter-a", "adapter-b")):
+        torch.manual_seed(seed)
+        config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+        get_peft_model(LlamaForCausalLM.from_pretrained(model_directory), config).save_pretrained(directory / name)
     Gemma2ForCausalLM(Gemma2Config(**small, head_dim=16)).save_pretrained(directory / "soft caps")
     return directory
 
