@@ -107,12 +107,9 @@ SCENARIOS |= {
 }
 SCENARIOS |= {
     "an adapter gone on with, sharded": Scenario("fsdp2", onward=("adapter-a",)),
-    "a new adapter on a merged one, whole": Scenario("ddp", below=("adapter-a",)),
     "a new adapter on a merged one, sharded": Scenario("fsdp2", below=("adapter-a",)),
-    "all weights of a merged model, sharded": Scenario("fsdp2", FULL, below=("adapter-a", "adapter-b")),
     "two adapters as one, whole": Scenario("ddp", onward=("adapter-a", "adapter-b")),
     "two adapters as one, sharded": Scenario("fsdp2", onward=("adapter-a", "adapter-b")),
-    "preferences, of a tuned model, sharded": Scenario("fsdp2", PREFERENCES, onward=("adapter-a",)),
 }
 DROPOUT = {"lora": {"dropout": 0.2}}
 INTERRUPTED = {

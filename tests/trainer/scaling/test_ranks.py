@@ -24,6 +24,8 @@ from finetune_trainer.training.batches import Cut
 from tests import encoders, tiny
 from tests.trainer.several import INTERRUPTED, SCENARIOS, Several
 
+pytestmark = pytest.mark.timeout(900)
+"""All scenarios are run for the first test that asks."""
 SMALL = (
     "vocab_size",
     "hidden_size",
