@@ -55,12 +55,22 @@ def test_a_broken_record_is_told_by_its_line(trainer, task, records, said):
     assert "train.jsonl line" in ended.message
 
 
-def test_a_label_that_was_never_trained_is_refused_where_it_would_be_measured(s3, trainer):
-    held_out = s3.put("data/other-labels.jsonl", tiny.json_lines(GOOD[0], {"text": "a", "label": "boat"}))
-    train = trainer.data(tiny.json_lines(*GOOD))["train"]
+@pytest.mark.parametrize(
+    ("records", "stray"),
+    [
+        (GOOD, {"text": "a", "label": "boat"}),
+        (GOOD, {"text": "a", "label": "Firm"}),
+        ([{"text": r["text"], "labels": [r["label"]]} for r in GOOD], {"text": "a", "labels": ["firm", "boat"]}),
+    ],
+    ids=["another", "in capitals", "one of several"],
+)
+def test_a_label_that_was_never_trained_is_refused_where_it_would_be_measured(s3, trainer, records, stray):
+    held_out = s3.put("data/other-labels.jsonl", tiny.json_lines(records[0], stray))
+    train = trainer.data(tiny.json_lines(*records))["train"]
     ended = trainer.run(task="text-classification", data={"train": train, "validation": [{"uri": held_out}]})
     assert ended.code == ExitCode.DATA_INVALID
-    assert "other-labels.jsonl line 2: the label 'boat' is none of the 3 of the training files" in ended.message
+    name = stray.get("label", "boat")
+    assert f"other-labels.jsonl line 2: the label {name!r} is none of the 3 of the training files" in ended.message
     assert "(firm, person, place)" in ended.message
 
 

@@ -378,3 +378,10 @@ def test_a_head_is_published_with_every_kind_of_adapter(bert, tmp_path, format_,
     loaded = made.recipe.objective(PeftModel.from_pretrained(base, tmp_path)).eval()
     with torch.no_grad():
         assert float(loaded(batch).loss) == pytest.approx(after, rel=1e-4)
+
+
+def test_numbers_are_labels_in_the_order_of_their_values_and_letters_count_in_both_cases(bert):
+    records = [{"text": "anna sees", "label": label} for label in (10, "2", 0)]
+    assert Made(bert, "text-label", records).model.config.id2label == {0: "0", 1: "2", 2: "10"}
+    records = [{"text": "anna sees", "label": label} for label in ("yes", "Yes")]
+    assert Made(bert, "text-label", records).model.config.id2label == {0: "Yes", 1: "yes"}
