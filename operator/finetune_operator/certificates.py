@@ -1,7 +1,9 @@
 """The certificate of the reports endpoint: a certificate authority of our own and a serving certificate.
 
-Both lie in one Secret that the chart creates empty. Pods trust the authority for as long as they live, so it stays
-while the serving certificate is renewed.
+Both lie in one Secret that the chart creates empty. Pods trust for as long as they live what they were started with, so
+authorities overlap: the next one is made a year before the present one ends, and pods that start from then on trust
+both; the endpoint serves by the present one for as long as that can vouch for a certificate at all. The authority of a
+serving certificate is thus in the trust of every pod that started within the last eight months.
 """
 
 import base64
@@ -14,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -23,10 +26,11 @@ from finetune_operator.observed import Raw
 
 _CA_LIFETIME = timedelta(days=3650)
 _LIFETIME = timedelta(days=365)
+"""Of a serving certificate; also how long before its end an authority gets a successor."""
 _RENEW_BEFORE = timedelta(days=120)
+"""How long before its end a serving certificate, and an authority that serves, gives way to the next."""
 _SKEW = timedelta(hours=1)
 """How far a certificate's life begins in the past, for clocks that are behind."""
-_KEYS = {"ca": "ca.crt", "ca_key": "ca.key", "certificate": "tls.crt", "key": "tls.key"}
 
 
 class SecretMissing(Exception):
@@ -34,23 +38,50 @@ class SecretMissing(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
-    """Certificates and private keys, PEM."""
+class Authority:
+    """A certificate authority, PEM."""
 
-    ca: str
-    ca_key: str
     certificate: str
     key: str
 
+    def left(self, now: datetime) -> timedelta:
+        """How long it lives; nothing where it cannot be read."""
+        try:
+            ca = x509.load_pem_x509_certificate(self.certificate.encode())
+            key = serialization.load_pem_private_key(self.key.encode(), None)
+        except (ValueError, TypeError):
+            return timedelta()
+        usable = isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == ca.public_key()
+        return ca.not_valid_after_utc - now if usable else timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Certificates and private keys, PEM."""
+
+    authority: Authority
+    """That the serving certificate is by."""
+    following: Authority | None
+    """That the next ones will be by, once there is one."""
+    certificate: str
+    key: str
+
+    @property
+    def ca(self) -> str:
+        """What pods are to trust: one certificate, or two."""
+        return self.authority.certificate + (self.following.certificate if self.following else "")
+
     def serves(self, host: str, now: datetime) -> bool:
-        """Whether the certificate is good for a host for some time to come."""
+        """Whether nothing of it needs to be made anew: the certificate is good for a host for some time to come, and
+        so is what vouches for it."""
         try:
             certificate = x509.load_pem_x509_certificate(self.certificate.encode())
-            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(self.ca.encode()))
+            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(self.authority.certificate.encode()))
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (ValueError, TypeError, x509.ExtensionNotFound):
+        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        return _alternative(host) in names and certificate.not_valid_after_utc - now > _RENEW_BEFORE
+        successor = self.authority.left(now) > _LIFETIME or self.following is not None
+        return successor and _alternative(host) in names and certificate.not_valid_after_utc - now > _RENEW_BEFORE
 
     def context(self) -> ssl.SSLContext:
         """A TLS server's context."""
@@ -85,9 +116,10 @@ async def ensure(cluster: Cluster, host: str, now: datetime) -> Material:
     if found and found.serves(host, now):
         return found
     made = make(host, now, found)
-    data = {_KEYS[name]: base64.b64encode(getattr(made, name).encode()).decode() for name in _KEYS}
+    data = {name: base64.b64encode(text.encode()).decode() for name, text in _texts(made).items()}
     try:
-        await cluster.update_reports_secret(secret | {"data": (secret.get("data") or {}) | data})
+        kept = {name: value for name, value in (secret.get("data") or {}).items() if name not in _FOLLOWING}
+        await cluster.update_reports_secret(secret | {"data": kept | data})
     except ApiError as e:
         if e.code != 409:
             raise
@@ -96,31 +128,39 @@ async def ensure(cluster: Cluster, host: str, now: datetime) -> Material:
 
 
 def make(host: str, now: datetime, old: Material | None = None) -> Material:
-    """A serving certificate for a host, by the old authority where that lives long enough, else by a new one."""
-    ca_key, ca = _authority(now, old)
+    """A serving certificate for a host, by the old authority while that lives long enough, else by the one that was to
+    follow it, else by a new one. It ends with its authority at the latest."""
+    authority, following = _authorities(now, old)
+    ca = x509.load_pem_x509_certificate(authority.certificate.encode())
+    ca_key = serialization.load_pem_private_key(authority.key.encode(), None)
+    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)  # noqa: S101 - Authority.left has looked
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _builder("finetune-operator", ca.subject, key.public_key(), now, _LIFETIME)
+        _builder("finetune-operator", ca.subject, key.public_key(), now, min(_LIFETIME, ca.not_valid_after_utc - now))
         .add_extension(x509.SubjectAlternativeName([_alternative(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    return Material(ca=_pem(ca), ca_key=_key_pem(ca_key), certificate=_pem(certificate), key=_key_pem(key))
+    return Material(authority, following, certificate=_pem(certificate), key=_key_pem(key))
 
 
-def _authority(now: datetime, old: Material | None) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    if old:
-        try:
-            ca = x509.load_pem_x509_certificate(old.ca.encode())
-            ca_key = serialization.load_pem_private_key(old.ca_key.encode(), None)
-        except (ValueError, TypeError):
-            ca_key = None
-        if isinstance(ca_key, ec.EllipticCurvePrivateKey) and ca.not_valid_after_utc - now > _LIFETIME:
-            return ca_key, ca
+def _authorities(now: datetime, old: Material | None) -> tuple[Authority, Authority | None]:
+    """The one to serve by, and the one to follow it where the first is in its last year."""
+    known = [one for one in (old.authority, old.following) if one and one.left(now) > _RENEW_BEFORE] if old else []
+    present, following = [*known, None, None][:2]
+    if present is None:
+        return _new_authority(now), None
+    if following is None and present.left(now) <= _LIFETIME:
+        following = _new_authority(now)
+    return present, following
+
+
+def _new_authority(now: datetime) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "finetune-operator reports CA")])
+    called = f"finetune-operator reports CA {now.astimezone(UTC):%Y-%m-%d}"
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, called)])
     usage = x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=True,
@@ -133,13 +173,13 @@ def _authority(now: datetime, old: Material | None) -> tuple[ec.EllipticCurvePri
         decipher_only=False,
     )
     ca = (
-        _builder("finetune-operator reports CA", subject, key.public_key(), now, _CA_LIFETIME)
+        _builder(called, subject, key.public_key(), now, _CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return key, ca
+    return Authority(_pem(ca), _key_pem(key))
 
 
 def _builder(
@@ -163,10 +203,27 @@ def _alternative(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
+_FOLLOWING = ("next-ca.crt", "next-ca.key")
+
+
+def _texts(material: Material) -> dict[str, str]:
+    """The keys of the Secret."""
+    found = {
+        "ca.crt": material.authority.certificate,
+        "ca.key": material.authority.key,
+        "tls.crt": material.certificate,
+        "tls.key": material.key,
+    }
+    if material.following:
+        found |= dict(zip(_FOLLOWING, (material.following.certificate, material.following.key), strict=True))
+    return found
+
+
 def _read(secret: Raw) -> Material | None:
-    data = secret.get("data") or {}
     try:
-        return Material(**{name: base64.b64decode(data[key]).decode() for name, key in _KEYS.items()})
+        data = {name: base64.b64decode(text).decode() for name, text in (secret.get("data") or {}).items()}
+        following = Authority(*(data[name] for name in _FOLLOWING)) if _FOLLOWING[0] in data else None
+        return Material(Authority(data["ca.crt"], data["ca.key"]), following, data["tls.crt"], data["tls.key"])
     except (KeyError, TypeError, binascii.Error, UnicodeDecodeError):
         return None
 

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 LARGEST_BODY = 64 * 1024
 _LONGEST_REQUEST = 10.0
+_LINGERS = 1.0
+"""Seconds for which the rest of too large a body is read and thrown away, so that its sender sees the answer."""
 _FORWARDED = "Finetune-Forwarded"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 
@@ -138,19 +140,24 @@ class Reports:
         self._answered = answered
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
-        self._context: ssl.SSLContext | None = None
+        self._trusted: ssl.SSLContext | None = None
 
     async def start(self, bind: str, port: int, context: ssl.SSLContext, ca: str) -> None:
         """Listen."""
-        trust = ssl.create_default_context(cadata=ca)
+        self._trusted = ssl.create_default_context(cadata=ca)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=trust), timeout=aiohttp.ClientTimeout(total=_LONGEST_REQUEST)
+            connector=aiohttp.TCPConnector(ssl=self._trusted), timeout=aiohttp.ClientTimeout(total=_LONGEST_REQUEST)
         )
         application = web.Application(client_max_size=LARGEST_BODY)
         application.router.add_post(REPORTS_PATH, self._post)
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(application, access_log=None, lingering_time=_LINGERS)
         await self._runner.setup()
         await web.TCPSite(self._runner, bind, port, ssl_context=context).start()
+
+    def trust(self, ca: str) -> None:
+        """Trust further authorities, of the certificates that other replicas serve with."""
+        if self._trusted:
+            self._trusted.load_verify_locations(cadata=ca)
 
     async def stop(self) -> None:
         """Stop listening."""

@@ -220,4 +220,5 @@ class Operator:
                 continue
             if self._context:
                 material.load_into(self._context)
+            self._reports.trust(material.ca)
             self._reporting = Reporting(self._settings.reports_url, material.ca)

@@ -1,8 +1,11 @@
 """The reports endpoint: who may say what, and what becomes of it."""
 
 import asyncio
+import base64
 import contextlib
 import json
+import resource
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 from finetune_api import names
 from finetune_local.operator_process import free_port
-from finetune_operator import certificates, reports
+from finetune_operator import certificates, reports, runtime
 from finetune_operator.cluster import Unreachable
 from tests import builders as b
 from tests.reconcile.plane import RUNS, asynchronous, plane, until
@@ -101,6 +104,76 @@ async def test_what_is_no_report_is_refused_with_a_reason_and_the_next_one_is_ta
             assert found[0] == code, (body[:40], found)
             assert said in found[1], (body[:40], found)
         assert (await p.report(port, token, b.report()))[0] == 200
+
+
+@asynchronous
+async def test_a_pod_speaks_for_itself_alone(tmp_path):
+    """Whatever a report says, it counts for the pod that the token was made for."""
+    async with reporting(tmp_path) as (p, operator, _, port):
+        p.script["other"] = [RUNS]
+        await p.apply(name="other")
+        await p.phase("Running", "other")
+        others = next(pod for pod in p.pods() if pod["metadata"]["annotations"][names.ANNOTATION_JOB] == "other")
+        body = b.report(99, 1) | {"pod": "support-bot", "uid": p.finetunejob()["metadata"]["uid"]}
+        assert (await p.report(port, await p.token(others), body))[0] == 200
+        await until(lambda: p.status("other").get("progress", {}).get("percent") == 99, "its own progress")
+        await until(operator.queue.idle, "the operator is idle")
+        assert "progress" not in p.status()
+
+
+@asynchronous
+async def test_a_token_that_has_expired_is_refused_and_nothing_changes(tmp_path):
+    async with reporting(tmp_path) as (p, _, pod, port):
+        account = next(a for a in p.objects("", "serviceaccounts") if a["metadata"]["namespace"] == b.NAMESPACE)
+        expired = p.server._tokens.mint(account, [names.MANAGER], -1, pod)
+        assert (await p.report(port, expired, b.report()))[0] == 401
+        assert "progress" not in p.status()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["that says its length", "that does not"])
+@asynchronous
+async def test_a_gigabyte_of_body_is_refused_after_little_of_it_and_takes_no_memory(tmp_path, told):
+    gigabyte = 2**30
+    async with reporting(tmp_path) as (p, _, pod, port):
+        length = f"Content-Length: {gigabyte}" if told else "Transfer-Encoding: chunked"
+        head = f"POST /v1/reports HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {await p.token(pod)}\r\n{length}\r\n\r\n"
+        trust = ssl.create_default_context(cadata=p.authority())
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
+        writer.write(head.encode())
+        before, sent, part = peak_mib(), 0, b"x" * 2**18
+        with contextlib.suppress(ConnectionError):
+            while sent < gigabyte and not reader._buffer:
+                writer.write((b"" if told else f"{len(part):x}\r\n".encode()) + part + (b"" if told else b"\r\n"))
+                await writer.drain()
+                sent += len(part)
+        answer = await reader.readline()
+        writer.transport.abort()
+        assert b" 413 " in answer
+        assert sent < 2**28
+        assert peak_mib() - before < 64
+        assert (await p.report(port, await p.token(pod), b.report()))[0] == 200
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@asynchronous
+async def test_what_a_terminal_obeys_reaches_neither_status_nor_answer(tmp_path):
+    odd = "\x1b[2J\x07\u202e\x00"
+    async with reporting(tmp_path) as (p, operator, pod, port):
+        token = await p.token(pod)
+        body = b.report(7, 9, loss=odd, phase=odd, checkpoint=f"00000001-00000000{odd}", **{odd: odd})
+        body["trainerStatus"]["lastUpdatedTime"] = odd
+        assert (await p.report(port, token, body))[0] == 200
+        await until(lambda: p.status().get("progress", {}).get("percent") == 7, "progress")
+        await until(operator.queue.idle, "the operator is idle")
+        assert json.dumps(p.status(), ensure_ascii=False).isprintable()
+        assert "checkpoint" not in p.status()
+        wrong = {"trainerStatus": {"lastUpdatedTime": "x", "metrics": [{odd: 1}]}, odd: odd}
+        code, message = await p.report(port, token, wrong)
+        assert code == 400
+        assert message.isprintable()
 
 
 @asynchronous
@@ -228,17 +301,106 @@ class Secrets:
         return secret
 
 
+DAY = timedelta(days=1)
+
+
 @asynchronous
 async def test_the_certificate_is_made_once_and_renewed_under_the_same_authority():
     cluster = Secrets()
     first = await certificates.ensure(cluster, "operator.ft.svc", NOW)
-    again = await certificates.ensure(cluster, "operator.ft.svc", NOW + timedelta(days=200))
+    again = await certificates.ensure(cluster, "operator.ft.svc", NOW + 200 * DAY)
     assert (again, cluster.writes) == (first, 1)
-    later = await certificates.ensure(cluster, "operator.ft.svc", NOW + timedelta(days=300))
+    later = await certificates.ensure(cluster, "operator.ft.svc", NOW + 300 * DAY)
     assert later.ca == first.ca
     assert later.certificate != first.certificate
-    last = await certificates.ensure(cluster, "operator.ft.svc", NOW + timedelta(days=3400))
-    assert last.ca != first.ca
+
+
+@asynchronous
+async def test_authorities_overlap_so_that_whoever_trusts_one_for_months_is_served_by_it():
+    cluster = Secrets()
+    host = "operator.ft.svc"
+    first = await certificates.ensure(cluster, host, NOW)
+    before = await certificates.ensure(cluster, host, NOW + 3284 * DAY)
+    assert before.following is None
+    overlap = await certificates.ensure(cluster, host, NOW + 3286 * DAY)
+    assert overlap.authority == first.authority
+    assert overlap.ca.startswith(first.ca)
+    assert overlap.ca.count("BEGIN CERTIFICATE") == 2
+    still = await certificates.ensure(cluster, host, NOW + 3520 * DAY)
+    assert (still.authority, still.following) == (overlap.authority, overlap.following)
+    after = await certificates.ensure(cluster, host, NOW + 3535 * DAY)
+    assert (after.authority, after.following) == (overlap.following, None)
+    assert "next-ca.crt" not in cluster.secret["data"]
+    assert after.serves(host, NOW + 3535 * DAY)
+
+
+@pytest.mark.parametrize("broken", ["ca.crt", "ca.key", "tls.crt", "next-ca.crt", "next-ca.key"])
+@asynchronous
+async def test_what_of_the_secret_is_broken_is_made_anew_and_the_rest_kept(broken):
+    cluster = Secrets()
+    await certificates.ensure(cluster, "a.svc", NOW)
+    old = await certificates.ensure(cluster, "a.svc", NOW + 3290 * DAY)
+    other = certificates.make("a.svc", NOW)
+    text = other.authority.key if broken.endswith("ca.key") else "no certificate"
+    cluster.secret["data"][broken] = base64.b64encode(text.encode()).decode()
+    found = await certificates.ensure(cluster, "a.svc", NOW + 3450 * DAY)
+    assert found.serves("a.svc", NOW + 3450 * DAY)
+    kept = {old.authority, old.following} & {found.authority, found.following}
+    assert len(kept) == (2 if broken == "tls.crt" else 1)
+
+
+@asynchronous
+async def test_certificate_and_authority_change_without_a_restart_and_no_running_pod_loses_trust(tmp_path, monkeypatch):
+    """A pod trusts what it was started with; the standby hands on to the leader all the while."""
+    ago = [300 * DAY]
+    monkeypatch.setattr(certificates, "_CA_LIFETIME", 400 * DAY)
+    monkeypatch.setattr(runtime, "_CERTIFICATE_CHECK", 0.05)
+    monkeypatch.setattr(runtime, "utc_now", lambda: datetime.now(UTC) - ago[0])
+    ports = {"one": free_port(), "two": free_port()}
+    async with plane(tmp_path) as p:
+
+        def settings(name):
+            url = {"reports_url": "https://127.0.0.1/v1/reports", "advertise_address": f"127.0.0.1:{ports[name]}"}
+            return url | {"identity": name, "reports_port": ports[name], "progress_interval": 0.0}
+
+        def served() -> dict:
+            return dict(p.objects("", "secrets")[0]["data"])
+
+        async def pod_of(name: str) -> dict:
+            p.script[name] = [RUNS]
+            await p.apply(name=name)
+            await p.phase("Running", name)
+            return next(pod for pod in p.pods() if pod["metadata"]["annotations"][names.ANNOTATION_JOB] == name)
+
+        async def reports(pod: dict) -> list[int]:
+            trust = pod["metadata"]["annotations"][names.ANNOTATION_REPORTS_CA]
+            return [(await p.report(port, await p.token(pod), b.report(), trust))[0] for port in ports.values()]
+
+        async with p.operator(**settings("one")) as one:
+            await until(lambda: one.elector.leading, "one leads")
+            async with p.operator(**settings("two")) as two:
+                await until(lambda: two.health.ready, "two is ready")
+                first, data = await pod_of("first"), served()
+                await until(lambda: two.elector.leader_address, "two has seen the Lease")
+                assert await reports(first) == [200, 200]
+
+                ago[0] = 150 * DAY
+                await until(lambda: "next-ca.crt" in served(), "an authority to follow")
+                assert served()["tls.crt"] != data["tls.crt"]
+                await until(lambda: one._reporting.ca == two._reporting.ca != authority_of(data), "both know it")
+                second = await pod_of("second")
+                assert await reports(first) == await reports(second) == [200, 200]
+
+                follows = base64.b64decode(served()["next-ca.crt"]).decode()
+                ago[0] = 0 * DAY
+                await until(lambda: authority_of(served()) == follows, "the endpoint serves by the one that followed")
+                await until(lambda: all(r._reporting.ca.startswith(follows) for r in (one, two)), "both know it")
+                assert await reports(second) == [200, 200]
+                assert await reports(await pod_of("third")) == [200, 200]
+
+
+def authority_of(data: dict) -> str:
+    return base64.b64decode(data["ca.crt"]).decode()
 
 
 @asynchronous
