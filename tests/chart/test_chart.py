@@ -13,6 +13,7 @@ from finetune_api.job import read_spec
 from finetune_operator.generate.values import WIRED, Values
 from finetune_operator.permissions import PERMISSIONS, Scope
 from finetune_operator.settings import PREFIX, Settings
+from tests import pod_security
 
 from .conftest import CHART, AllObjects, Objects, Render, RenderAll, environment_of
 
@@ -73,18 +74,7 @@ def test_every_object_is_named_labelled_and_in_the_release_s_namespace(render: R
 
 @pytest.mark.parametrize("values", [{}, ODD], ids=["default", "odd"])
 def test_the_operator_s_pods_keep_the_restricted_pod_security_standard(render: Render, values: dict[str, Any]):
-    pod = deployment(render(values))["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] > 0
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    for container in pod["containers"]:
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-    assert {"hostNetwork", "hostPID", "hostIPC", "hostPath"}.isdisjoint(pod)
-    assert all(set(volume) <= {"name", "emptyDir", "projected"} for volume in pod["volumes"])
+    assert pod_security.violations(deployment(render(values))["spec"]["template"]) == []
 
 
 def test_services_of_the_namespace_do_not_leak_into_the_settings(render: Render):

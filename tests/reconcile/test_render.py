@@ -67,20 +67,6 @@ def test_disruption_is_not_counted_and_a_final_exit_code_ends_the_job_at_once():
     assert [c["type"] for c in ignore["onPodConditions"]] == ["DisruptionTarget"]
 
 
-def test_the_pod_passes_the_restricted_pod_security_standard():
-    manifest = rendered()
-    pod, inner = template(manifest)["spec"], container(manifest)["securityContext"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["runAsUser"] > 0
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert inner == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
-    assert {key for volume in pod["volumes"] for key in volume} == {"name", "projected", "emptyDir"}
-
-
 def test_the_pod_holds_one_token_and_that_is_for_us():
     pod = template(rendered())["spec"]
     assert pod["automountServiceAccountToken"] is False
