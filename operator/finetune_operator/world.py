@@ -45,11 +45,15 @@ C = TypeVar("C", bound=Child)
 
 
 class Cache(Generic[C]):
-    """Children, by their own UID and by the UID of their FineTuneJob."""
+    """Children, by their own UID and by namespace and UID of their FineTuneJob.
+
+    The UID is a label, which whoever may create pods in some namespace can write as they like: a child counts in its
+    own namespace alone.
+    """
 
     def __init__(self) -> None:
         self._all: dict[str, C] = {}
-        self._of: dict[str, set[str]] = {}
+        self._of: dict[tuple[str, str], set[str]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -61,23 +65,25 @@ class Cache(Generic[C]):
         """The child with a UID."""
         return self._all.get(uid)
 
-    def of(self, job_uid: str) -> list[C]:
-        """The children of a FineTuneJob."""
-        return [self._all[uid] for uid in self._of.get(job_uid, ())]
+    def of(self, job_uid: str, namespace: str) -> list[C]:
+        """The children of a FineTuneJob of a namespace."""
+        return [self._all[uid] for uid in self._of.get((namespace, job_uid), ())]
 
     def put(self, child: C) -> None:
         """Add or replace a child."""
+        if (before := self._all.get(child.uid)) and before.job_uid != child.job_uid:
+            self.drop(child.uid)
         self._all[child.uid] = child
         if child.job_uid:
-            self._of.setdefault(child.job_uid, set()).add(child.uid)
+            self._of.setdefault((child.namespace, child.job_uid), set()).add(child.uid)
 
     def drop(self, uid: str) -> C | None:
         """Forget a child; the answer is what it was."""
         child = self._all.pop(uid, None)
-        if child and child.job_uid and (siblings := self._of.get(child.job_uid)):
+        if child and child.job_uid and (siblings := self._of.get((child.namespace, child.job_uid))):
             siblings.discard(uid)
             if not siblings:
-                del self._of[child.job_uid]
+                del self._of[child.namespace, child.job_uid]
         return child
 
     def replace(self, children: list[C], namespace: str | None) -> list[C]:
@@ -273,8 +279,13 @@ class World:
     # children and reports
 
     def _child_changed(self, child: Child) -> None:
-        if key := self._key_of.get(child.job_uid or ""):
+        if key := self._parent(child):
             self._changed(key)
+
+    def _parent(self, child: Child) -> Key | None:
+        """The FineTuneJob of a child, in the child's namespace."""
+        key = self._key_of.get(child.job_uid or "")
+        return key if key and key[0] == child.namespace else None
 
     def _pod_changed(self, pod: PodState) -> None:
         if self.pods.get(pod.uid) is None:
@@ -284,7 +295,7 @@ class World:
     def reported(self, report: ReceivedReport) -> bool:
         """Keep a pod's report. False where the pod is none of a FineTuneJob that we know."""
         pod = self.pods.get(report.pod_uid)
-        key = self._key_of.get(pod.job_uid or "") if pod else None
+        key = self._parent(pod) if pod else None
         if key is None:
             return False
         self._reports[report.pod_uid] = report
@@ -296,8 +307,8 @@ class World:
     def observe(self, raw: Raw, child: str, written_at: datetime | None) -> Observed:
         """What the caches know of a FineTuneJob whose Job is called ``child``."""
         meta = raw["metadata"]
-        pods = sorted_pods(self.pods.of(meta["uid"]))
-        job = next((job for job in self.jobs.of(meta["uid"]) if job.name == child), None)
+        pods = sorted_pods(self.pods.of(meta["uid"], meta["namespace"]))
+        job = next((job for job in self.jobs.of(meta["uid"], meta["namespace"]) if job.name == child), None)
         return Observed(
             job=job,
             pods=pods,

@@ -97,7 +97,7 @@ def test_a_list_after_a_gap_tells_what_came_changed_and_left():
     now = PodState.of(b.running_pod("changed"))
     new = PodState.of(b.pod(name="new"))
     assert {pod.name for pod in cache.replace([kept, now, new], None)} == {"changed", "gone", "new"}
-    assert {pod.name for pod in cache.of(b.UID)} == {"kept", "changed", "new"}
+    assert {pod.name for pod in cache.of(b.UID, b.NAMESPACE)} == {"kept", "changed", "new"}
 
 
 def test_a_list_of_one_namespace_says_nothing_of_another():
@@ -164,7 +164,7 @@ async def test_a_watch_goes_on_where_it_can_and_lists_where_it_must(monkeypatch,
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert cluster.watched_from == watched_from
-    assert {pod.name for pod in cache.of(b.UID)} == left
+    assert {pod.name for pod in cache.of(b.UID, b.NAMESPACE)} == left
 
 
 def test_children_of_nobody_we_know_are_no_news():
