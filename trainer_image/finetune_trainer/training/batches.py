@@ -18,14 +18,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-_PASS = 16
+from finetune_trainer.training.alike import alike
+
+_PASS = 32
 """What a padded forward pass costs beside its tokens, as a share of those that it may hold: where two save more padding
-than that, they are two. Chosen by the padding that is left in simulated mixes of lengths; no other value was timed."""
+than that, they are two. For translations and summaries on a CPU a share of 16 makes a twentieth fewer passes and pads
+3.3 % instead of 2.9 %, one of 64 is slower by a quarter."""
 _TOGETHER = 512
 """Records of a padded forward pass, at most."""
 _BUCKET = 50
-"""Steps whose records are sorted by length together where records are padded, so that those of a step are about as
+"""Steps whose records are put together by length where records are padded, so that those of a step are about as
 long."""
+_BUCKET_OF_TWO = 200
+"""The same where an example has two lengths, which takes more examples to find some that are alike in both: of
+translations and summaries 97 % is text with 200 steps, and 95 % with 50."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class BatchPlan:
     """Whether the examples of a step are of about one length, because they are going to be padded."""
     sources: Sequence[Source]
     """Of all examples."""
+    targets: Sequence[int] | None = None
+    """How many tokens of each example are a row of their own, which is padded for itself."""
 
     @property
     def examples_per_epoch(self) -> int:
@@ -113,11 +121,10 @@ class BatchPlan:
         chance = random.Random(f"{self.seed}/{number}")  # noqa: S311 - an order, not a secret
         order = [index for source in self.sources for index in source.given(number)]
         chance.shuffle(order)
-        window = self.batch_size * (_BUCKET if self.bucketed else 1)
+        window = self.batch_size * (1 if not self.bucketed else _BUCKET_OF_TWO if self.targets else _BUCKET)
         steps = []
         for start in range(0, len(order), window):
-            ranked = sorted(order[start : start + window], key=lambda i: -self.lengths[i])
-            steps += [ranked[at : at + self.batch_size] for at in range(0, len(ranked), self.batch_size)]
+            steps += alike(order[start : start + window], self.batch_size, self.lengths, self.targets)
         chance.shuffle(steps)
         return steps
 
@@ -130,12 +137,14 @@ def plan_batches(
     seed: int,
     bucketed: bool = False,
     weights: Sequence[tuple[int, float]] | None = None,
+    targets: Sequence[int] | None = None,
 ) -> BatchPlan:
     """The plan for ``max_steps`` steps, or for ``epochs`` passes (absent: 3), rounded up to whole steps.
 
     Args:
         weights: for each part of the examples, in their order, how many they are and how often an epoch sees each of
             them; absent: all once.
+        targets: as in :class:`BatchPlan`.
     """
     parts = weights or [(len(lengths), 1.0)]
     starts = accumulate((count for count, _ in parts), initial=0)
@@ -143,7 +152,7 @@ def plan_batches(
         Source(first, count, max(1, math.floor(weight * count + 0.5)), f"{seed}/part {number}")
         for number, (first, (count, weight)) in enumerate(zip(starts, parts, strict=False))
     )
-    plan = BatchPlan(lengths, batch_size, 0, seed, bucketed, sources)
+    plan = BatchPlan(lengths, batch_size, 0, seed, bucketed, sources, targets)
     steps = math.ceil(round((epochs or 3) * plan.steps_per_epoch, 6)) if max_steps is None else max_steps
     return replace(plan, total_steps=steps)
 

@@ -31,6 +31,7 @@ def plan_of(config: RunConfig, materials: Materials, placed: Placed) -> BatchPla
         settings.seed,
         bucketed=not placed.layout.packed,
         weights=[(len(part.examples), part.weight) for part in materials.train.parts],
+        targets=materials.train.targets,
     )
 
 
