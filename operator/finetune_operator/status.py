@@ -156,7 +156,7 @@ def _input_hash(s: Situation) -> str:
 def _progress(status: Raw, s: Situation, outcome: Outcome) -> None:
     report = s.observed.report
     if outcome.phase is Phase.SUCCEEDED:
-        status["progress"] = (status.get("progress") or {}) | {"percent": 100}
+        status["progress"] = (status.get("progress") or {}) | _last_reported(s) | {"percent": 100}
         status.pop("checkpoint", None)  # the trainer has removed it
     if outcome.phase.terminal:
         (status.get("progress") or {}).pop("etaSeconds", None)
@@ -169,6 +169,14 @@ def _progress(status: Raw, s: Situation, outcome: Outcome) -> None:
         if fields != {k: v for k, v in before.items() if k in _REPORTED}:
             status["progress"] = unknown | fields | {"heartbeat": format_time(report.received_at)}
         _checkpoint(status, s, report.status)
+
+
+def _last_reported(s: Situation) -> Raw:
+    """What the pod that ended had said at last, which may be more than there was time to write."""
+    report = s.observed.report
+    if report is None or not s.observed.pods or s.observed.pods[-1].uid != report.pod_uid:
+        return {}
+    return _reported(report.status) | {"heartbeat": format_time(report.received_at)}
 
 
 def _checkpoint(status: Raw, s: Situation, report: TrainerStatus) -> None:

@@ -1,11 +1,11 @@
 """What the CEL rules of our definitions may cost, by the way a real API server estimates it before it takes them.
 
 It refuses a definition whose rule may cost more than 10 million, or whose rules together more than 100 million. It
-estimates from the schema, from how long a text and how many items there may be at most, as Kubernetes' documentation of
-CustomResourceDefinitions says ("Resource use by validation functions"): each step costs 1; to go over a text a tenth of
-its length; a regular expression that times a quarter of its own length; a macro what is in it times the items; a rule is
-run for each item of the lists above it. Without a bound, the estimate takes the size of a whole request. Ours is coarser
-than the server's, and not below it where the two differ in what we know.
+estimates from the schema, from how long a text and how many items there may be at most, as the documentation of
+CustomResourceDefinitions says ("Resource use by validation functions"): each step costs 1; to go over a text a tenth
+of its length; a regular expression that times a quarter of its own length; a macro what is in it times the items; a
+rule is run for each item of the lists above it. Without a bound, the estimate takes the size of a whole request. Ours
+is coarser than the server's; no real server has judged these rules here.
 """
 
 import math

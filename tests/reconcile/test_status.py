@@ -273,3 +273,13 @@ def test_nothing_that_a_terminal_obeys_reaches_an_event():
     event = event_for(situation(), Outcome(Phase.FAILED, Reason.DATA_INVALID, ODD))
     assert event is not None
     assert event.message == PLAIN
+
+
+def test_the_last_report_of_a_pod_that_ended_well_is_not_lost():
+    """There may have been no time to write it before the end."""
+    pod = PodState.of(b.ended_pod(0))
+    last = ReceivedReport(pod.uid, Report.model_validate(b.report(100, 0, loss="0.5")).trainer_status, NOW)
+    found = next_status(situation(pods=(pod,), report=last), finished())["progress"]
+    assert found == {"percent": 100, "loss": 0.5, "heartbeat": "2026-11-21T10:00:00Z"}
+    other = ReceivedReport("another", last.status, NOW)
+    assert next_status(situation(pods=(pod,), report=other), finished())["progress"] == {"percent": 100}
