@@ -74,7 +74,9 @@ def test_every_object_is_named_labelled_and_in_the_release_s_namespace(render: R
 
 @pytest.mark.parametrize("values", [{}, ODD], ids=["default", "odd"])
 def test_the_operator_s_pods_keep_the_restricted_pod_security_standard(render: Render, values: dict[str, Any]):
-    assert pod_security.violations(deployment(render(values))["spec"]["template"]) == []
+    template = deployment(render(values))["spec"]["template"]
+    assert pod_security.violations(template) == []
+    assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in template["spec"]["containers"])
 
 
 def test_services_of_the_namespace_do_not_leak_into_the_settings(render: Render):
@@ -277,6 +279,8 @@ def test_the_service_account_may_do_what_the_operator_declares_and_nothing_else(
 def test_no_rule_has_a_wildcard_or_lets_secrets_be_read_unnamed(render_all: RenderAll):
     for namespace, group, resource, verb, name in granted(render_all({})):
         assert "*" not in (group, resource, verb)
+        assert verb not in ("escalate", "bind", "impersonate", "approve", "sign")
+        assert not resource.startswith(("roles", "clusterroles", "serviceaccounts", "pods/", "nodes"))
         assert (resource != "secrets") or (namespace, name) == ("ft", Settings().reports_secret)
 
 

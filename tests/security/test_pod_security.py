@@ -56,6 +56,7 @@ def test_training_pods_pass_every_check_whatever_spec_and_profile_say(profile, s
         return
     assert pod_security.violations(pod) == []
     assert pod["spec"]["automountServiceAccountToken"] is False
+    assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod["spec"]["containers"])
 
 
 SOUND = template(PROFILE, {"resources": {"gpusPerNode": 2}})

@@ -243,3 +243,26 @@ def test_missing_credentials_are_the_users_to_mend(s3, monkeypatch, tmp_path):
         Store(Storage(endpoint_url=s3.url)).read(f"s3://{BUCKET}/key")
     assert caught.value.code is ExitCode.STORAGE_REFUSED
     assert "spec.storage" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("../other/x", "a/./x", "a/..", "..", "a\\..\\x", "a/%2e%2e/x", "a%00b", "a\0b", "a\nb", "a\x1b[2J"),
+        *("\uff0e\uff0e/x", "a\u2215x", "a\u202ex", "a\u200bx"),
+    ],
+)
+def test_a_key_that_some_program_takes_for_another_place_is_never_asked_for(key, tmp_path):
+    """Without a server: no request is made. The words can be shown on a terminal."""
+    nowhere = Store(Storage(endpoint_url="http://127.0.0.1:1"), QUICK)
+    for work in (
+        lambda: nowhere.read(f"s3://{BUCKET}/{key}"),
+        lambda: nowhere.create(f"s3://{BUCKET}/{key}", b"x"),
+        lambda: nowhere.download(f"s3://{BUCKET}/{key}", tmp_path / "x"),
+        lambda: nowhere.objects(f"s3://{BUCKET}/{key}/"),
+    ):
+        with pytest.raises(TrainerError) as refused:
+            work()
+        assert refused.value.code is ExitCode.STORAGE_REFUSED
+        assert "is no plain place in S3" in refused.value.message
+        assert refused.value.message.isprintable()
