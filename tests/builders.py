@@ -58,8 +58,8 @@ def manifest(name: str = "support-bot", *, namespace: str = NAMESPACE, **section
     }
 
 
-def labels(uid: str = UID) -> Raw:
-    return {names.LABEL_MANAGED_BY: names.MANAGER, names.LABEL_JOB_UID: uid, names.LABEL_ATTEMPT: "0"}
+def labels(uid: str = UID, attempt: int = 0) -> Raw:
+    return {names.LABEL_MANAGED_BY: names.MANAGER, names.LABEL_JOB_UID: uid, names.LABEL_ATTEMPT: str(attempt)}
 
 
 def job(
@@ -67,25 +67,28 @@ def job(
     name: str | None = None,
     uid: str = UID,
     owner: str | None = None,
-    failed: int = 0,
-    deleting: bool = False,
+    attempt: int = 0,
+    suspend: bool = False,
 ) -> Raw:
     """The Job of a FineTuneJob, with conditions that are true (a name, or the whole condition)."""
     meta: Raw = {
-        "name": name or names.child_name("support-bot", uid, 0),
+        "name": name or names.child_name("support-bot", uid, attempt),
         "namespace": NAMESPACE,
-        "uid": f"job-of-{uid}",
+        "uid": f"job-{attempt}-of-{uid}",
         "resourceVersion": "7",
         "creationTimestamp": CREATED,
-        "labels": labels(uid),
+        "labels": labels(uid, attempt),
         "ownerReferences": [{"kind": names.KIND, "uid": owner or uid, "controller": True}],
     }
-    if deleting:
-        meta["deletionTimestamp"] = CREATED
     status: Raw = {"conditions": [c if isinstance(c, dict) else condition(c) for c in conditions]}
-    if failed:
-        status["failed"] = failed
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {}, "status": status}
+    spec = {"suspend": True} if suspend else {}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec, "status": status}
+
+
+def failed_job(**more: Any) -> Raw:
+    """A Job that its first failed pod has ended."""
+    message = "Job has reached the specified backoff limit"
+    return job(condition("Failed", "BackoffLimitExceeded", message), **more)
 
 
 def condition(kind: str, reason: str = "", message: str = "", status: str = "True") -> Raw:
@@ -106,6 +109,8 @@ def pod(
     conditions: tuple[Raw, ...] = (),
     created: str = CREATED,
     uid: str = UID,
+    attempt: int = 0,
+    gone_by: str | None = None,
 ) -> Raw:
     """A training pod whose ``trainer`` container is in a state (of the container status)."""
     meta = {
@@ -114,8 +119,10 @@ def pod(
         "uid": f"uid-of-{name}",
         "resourceVersion": "8",
         "creationTimestamp": created,
-        "labels": labels(uid),
+        "labels": labels(uid, attempt),
     }
+    if gone_by:
+        meta["deletionTimestamp"] = gone_by
     containers = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
     status: Raw = {"phase": phase, "conditions": list(conditions), "containerStatuses": containers}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "node1"}, "status": status}

@@ -45,6 +45,19 @@ class Fault(StrEnum):
     NOBODY = "nobody"
 
 
+class Retry(StrEnum):
+    """What follows from an attempt that ended for a reason."""
+
+    NEVER = "never"
+    """No further attempt: it would end the same."""
+    COUNTED = "counted"
+    """A further attempt, while ``spec.runPolicy.maxRetries`` lasts."""
+    FREE = "free"
+    """A further attempt, however many there were: it was nobody's fault, or somebody asked for it."""
+    SMALLER = "smaller"
+    """Counted; the further attempt lets half as much through the model at a time."""
+
+
 class Reason(StrEnum):
     """Why a FineTuneJob is in its phase: ``status.conditions[].reason`` and the reason of its Events."""
 
@@ -57,6 +70,14 @@ class Reason(StrEnum):
     PUBLISHING = "Publishing"
     SUCCEEDED = "Succeeded"
     RETRYING = "Retrying"
+
+    # Waiting, or asked to.
+    QUEUED = "Queued"
+    SUSPENDED = "Suspended"
+    STOPPING = "Stopping"
+    CANCELLED = "Cancelled"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    STALLED = "Stalled"
 
     # Refused before any pod exists.
     INVALID_SPEC = "InvalidSpec"
@@ -89,8 +110,12 @@ class Reason(StrEnum):
     TRAINER_CRASHED = "TrainerCrashed"
     TRAINER_KILLED = "TrainerKilled"
     RESULT_MISSING = "ResultMissing"
+    RESULT_LOST = "ResultLost"
     JOB_DELETED = "JobDeleted"
     DISRUPTED = "Disrupted"
+    NODE_LOST = "NodeLost"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_REFUSED = "PodRefused"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     UNSCHEDULABLE = "Unschedulable"
@@ -111,7 +136,7 @@ class Meaning:
 _AGAIN = "delete the FineTuneJob and apply the corrected one"
 _SAME_AGAIN = "delete the FineTuneJob and apply it again"
 _ONE_RELEASE = f"install operator and trainer image of one release, then {_SAME_AGAIN}"
-_BY_ITSELF = f"nothing to do while the Job starts another pod; once it has failed, {_SAME_AGAIN}"
+_BY_ITSELF = "nothing to do: the next attempt goes on from the newest checkpoint"
 
 MEANINGS: dict[Reason, Meaning] = {
     Reason.ACCEPTED: Meaning("The spec is valid and the job is planned.", "nothing to do"),
@@ -122,8 +147,31 @@ MEANINGS: dict[Reason, Meaning] = {
     Reason.PUBLISHING: Meaning("The result is being written to spec.output.uri.", "nothing to do"),
     Reason.SUCCEEDED: Meaning("The result is published and lies where status.result says.", "use it"),
     Reason.RETRYING: Meaning(
-        "A training pod failed for a reason that another try can mend, and the Job starts another.",
+        "An attempt failed for a reason that another one can mend, and another one begins.",
         "nothing to do while spec.runPolicy.maxRetries lasts",
+    ),
+    Reason.QUEUED: Meaning(
+        "The Job is suspended by whoever hands out quota (Kueue): it waits for its turn.",
+        "nothing to do; `kubectl get workloads` tells of the queue",
+    ),
+    Reason.SUSPENDED: Meaning(
+        "spec.suspend is true: nothing runs, and the newest checkpoint is kept.",
+        "set spec.suspend to false to go on",
+    ),
+    Reason.STOPPING: Meaning(
+        "The Job is being stopped; its pods save a checkpoint and end.",
+        "nothing to do; of a pod whose node is lost, delete the node, or the pod with --force",
+    ),
+    Reason.CANCELLED: Meaning("spec.cancel is true: the job is ended for good.", f"to run it after all, {_SAME_AGAIN}"),
+    Reason.DEADLINE_EXCEEDED: Meaning(
+        "The job took longer than spec.runPolicy.deadline.",
+        f"raise spec.runPolicy.deadline, or train less: {_AGAIN}",
+        Fault.USER,
+    ),
+    Reason.STALLED: Meaning(
+        "The trainer made no progress for as long as spec.runPolicy.stallTimeout.",
+        f"read the pod's log; after the mend, or with a longer spec.runPolicy.stallTimeout, {_SAME_AGAIN}",
+        Fault.PLATFORM,
     ),
     Reason.INVALID_SPEC: Meaning(
         "The spec breaks a rule that the API server could not check, or was applied past it.",
@@ -182,7 +230,7 @@ MEANINGS: dict[Reason, Meaning] = {
         Fault.USER,
     ),
     Reason.JOB_REFUSED: Meaning(
-        "The API server refused the Job (quota, admission or validation).",
+        "The API server refused the Job (admission or validation).",
         f"read the message, mend the cause, then {_AGAIN}",
         Fault.PLATFORM,
     ),
@@ -205,7 +253,7 @@ MEANINGS: dict[Reason, Meaning] = {
         Fault.PLATFORM,
     ),
     Reason.DIVERGED: Meaning(
-        "The loss became NaN or infinite.",
+        "The loss became NaN or infinite, or rose and stayed there.",
         f"lower spec.training.learningRate, then {_AGAIN}",
         Fault.USER,
     ),
@@ -220,23 +268,22 @@ MEANINGS: dict[Reason, Meaning] = {
         Fault.PLATFORM,
     ),
     Reason.OUT_OF_MEMORY: Meaning(
-        "The training process ran out of memory.",
+        "The training process ran out of memory, of the GPU or of its container.",
         f"lower spec.training.microBatchSize or maxLength, or raise spec.resources.memory, then {_AGAIN}",
         Fault.USER,
     ),
     Reason.DISK_FULL: Meaning(
         "The disk that the training pod writes to (its node's ephemeral storage) has no room left.",
-        "nothing to do while the Job tries again, perhaps on a node with more room; once it has failed, free room on "
-        f"the nodes or choose a smaller model or data set, then {_SAME_AGAIN}",
+        f"free room on the nodes, or choose a smaller model or data set, then {_SAME_AGAIN}",
         Fault.PLATFORM,
     ),
     Reason.PREEMPTED: Meaning(
-        "The training pod was asked to stop before it had finished.",
+        "The training pod was asked to stop before it had finished, for one of higher priority or by somebody.",
         _BY_ITSELF,
     ),
     Reason.PEERS_LOST: Meaning(
         "A process of the training lost its connection to another one.",
-        _BY_ITSELF,
+        f"read the logs of all pods for the one that ended first; after the mend {_SAME_AGAIN}",
         Fault.PLATFORM,
     ),
     Reason.TRAINER_CRASHED: Meaning(
@@ -254,24 +301,39 @@ MEANINGS: dict[Reason, Meaning] = {
         _ONE_RELEASE,
         Fault.PLATFORM,
     ),
+    Reason.RESULT_LOST: Meaning(
+        "The trainer ended well, but its pod was removed before its result was read.",
+        f"nothing to do: the next attempt takes over what was published; once that failed too, {_SAME_AGAIN}",
+        Fault.PLATFORM,
+    ),
     Reason.JOB_DELETED: Meaning(
         "The Job of this FineTuneJob was deleted by somebody before it had finished.",
-        _SAME_AGAIN,
+        "nothing to do: the next attempt goes on from the newest checkpoint. To stop a FineTuneJob set spec.suspend or "
+        "spec.cancel",
         Fault.USER,
     ),
-    Reason.DISRUPTED: Meaning(
-        "The node evicted or lost the training pod; that does not count as a retry.",
-        _BY_ITSELF,
+    Reason.DISRUPTED: Meaning("The training pod was evicted from its node or deleted.", _BY_ITSELF),
+    Reason.NODE_LOST: Meaning("The node of the training pod is lost.", _BY_ITSELF),
+    Reason.QUOTA_EXCEEDED: Meaning(
+        "A ResourceQuota of the namespace has no room for the Job or its pod.",
+        "nothing to do if others are about to end; else raise the quota or free room in it",
+        Fault.PLATFORM,
+    ),
+    Reason.POD_REFUSED: Meaning(
+        "The API server refuses the training pod (admission, Pod Security, a missing ServiceAccount).",
+        f"read the message and mend the cause, and the pod starts by itself; once it was given up, {_SAME_AGAIN}",
+        Fault.PLATFORM,
     ),
     Reason.IMAGE_PULL_FAILED: Meaning(
         "The node cannot pull the trainer image.",
         "push the image or correct the pull secret, and the pod starts by itself; where the operator's trainer image "
-        f"setting is wrong, correct it, then {_SAME_AGAIN}",
+        f"setting is wrong, or it was given up, correct it, then {_SAME_AGAIN}",
         Fault.PLATFORM,
     ),
     Reason.CONTAINER_CONFIG_ERROR: Meaning(
-        "The pod names a Secret or key that does not exist.",
-        "create the Secret in the FineTuneJob's namespace; the pod then starts by itself",
+        "The container cannot be made: the pod names a Secret or key that does not exist, or is configured wrongly.",
+        "create the Secret in the FineTuneJob's namespace, and the pod starts by itself; once it was given up, "
+        f"{_SAME_AGAIN}",
         Fault.USER,
     ),
     Reason.UNSCHEDULABLE: Meaning(
@@ -280,3 +342,25 @@ MEANINGS: dict[Reason, Meaning] = {
         Fault.USER,
     ),
 }
+
+RETRIES: dict[Reason, Retry] = {
+    Reason.OUT_OF_MEMORY: Retry.SMALLER,
+    Reason.STORAGE_UNAVAILABLE: Retry.COUNTED,
+    Reason.DISK_FULL: Retry.COUNTED,
+    Reason.PEERS_LOST: Retry.COUNTED,
+    Reason.TRAINER_CRASHED: Retry.COUNTED,
+    Reason.TRAINER_KILLED: Retry.COUNTED,
+    Reason.RESULT_LOST: Retry.COUNTED,
+    Reason.STALLED: Retry.COUNTED,
+    Reason.PREEMPTED: Retry.FREE,
+    Reason.DISRUPTED: Retry.FREE,
+    Reason.NODE_LOST: Retry.FREE,
+    Reason.JOB_DELETED: Retry.FREE,
+    Reason.SUSPENDED: Retry.FREE,
+}
+"""Whether an attempt that ended for a reason is followed by another one. For any other reason it is not."""
+
+
+def retry_of(reason: Reason) -> Retry:
+    """What follows from an attempt that ended for a reason."""
+    return RETRIES.get(reason, Retry.NEVER)

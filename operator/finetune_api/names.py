@@ -26,6 +26,9 @@ LABEL_JOB_UID = f"{GROUP}/job-uid"
 """UID of the FineTuneJob a child belongs to. The name would not fit: label values end at 63 characters."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+"""Kueue's: the LocalQueue that a Job waits in."""
+
 ANNOTATION_JOB = f"{GROUP}/job"
 """Name of the FineTuneJob a child belongs to, for people."""
 ANNOTATION_RUN = f"{GROUP}/run"
@@ -59,6 +62,9 @@ def child_name(name: str, uid: str, attempt: int) -> str:
     return f"{cut}-{uid_hash(uid)}-{attempt}"
 
 
-def attempt_prefix(output_uri: str, name: str, uid: str, attempt: int) -> str:
-    """The S3 prefix, ending in ``/``, that one attempt alone writes under."""
-    return f"{output_uri.rstrip('/')}/{name}/{uid_hash(uid)}-{attempt}/"
+def job_prefix(output_uri: str, name: str, uid: str) -> str:
+    """The S3 prefix, ending in ``/``, that one FineTuneJob alone writes under, in all of its attempts.
+
+    Each process writes into a folder of its own below it.
+    """
+    return f"{output_uri.rstrip('/')}/{name}/{uid_hash(uid)}/"

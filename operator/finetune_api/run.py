@@ -33,7 +33,7 @@ GRACE_SECONDS = 120
 notice that AWS gives for a spot instance, the longest of the large clouds; more would not be had there."""
 
 CHECKPOINTS = "checkpoints/"
-"""Where the checkpoints of an attempt lie below its prefix, each in a folder of its own."""
+"""Where the checkpoints of a job lie below its prefix, each in a folder of its own."""
 CHECKPOINT_NAME = re.compile(r"([0-9]{8})-[0-9a-f]{8}")
 """Of such a folder; the group is the step."""
 
@@ -48,7 +48,7 @@ ENV_REPORTS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
 
 
 class ExitCode(IntEnum):
-    """How a trainer ends. Codes from 10 to 19 are final: another try would end the same."""
+    """How a trainer ends. Whether another attempt can mend it is a matter of the reason: ``conditions.retry_of``."""
 
     SUCCEEDED = 0
     CONFIGURATION_INVALID = 10
@@ -62,11 +62,6 @@ class ExitCode(IntEnum):
     PREEMPTED = 21
     DISK_FULL = 22
     PEERS_LOST = 23
-
-    @property
-    def final(self) -> bool:
-        """Whether another try would end the same."""
-        return 10 <= self < 20
 
     @property
     def reason(self) -> Reason:
@@ -158,11 +153,22 @@ class RunConfig(Model):
     """``output.mergeAdapter``."""
     processes: Annotated[int, Field(ge=1)] = 1
     """That train together in this pod, one for each GPU."""
+    micro_batch_divisor: Annotated[int, Field(ge=1, le=2**16)] = 1
+    """Lets so many times less through the model at a time than would be chosen: memory ran out in an attempt before.
+    What a step learns is the same."""
     output_prefix: Annotated[str, Field(pattern=r"^s3://[^/]+/([^/]*[^/.][^/]*/|/)*$")]
-    """Where this attempt publishes: ``s3://…/``, its own."""
+    """Where the job's checkpoints and its result lie: ``s3://…/``, common to its attempts and to nobody else."""
 
     @classmethod
-    def of(cls, spec: FineTuneJobSpec, job: JobIdentity, attempt: int, model: ModelLocation, prefix: str) -> Self:
+    def of(
+        cls,
+        spec: FineTuneJobSpec,
+        job: JobIdentity,
+        attempt: int,
+        model: ModelLocation,
+        prefix: str,
+        micro_batch_divisor: int = 1,
+    ) -> Self:
         """The run file of one attempt of a job."""
         return cls(
             job=job,
@@ -178,6 +184,7 @@ class RunConfig(Model):
             on_divergence=spec.run_policy.on_divergence,
             merge_adapter=spec.output.merge_adapter,
             processes=max(1, spec.resources.gpus_per_node),
+            micro_batch_divisor=micro_batch_divisor,
             output_prefix=prefix,
         )
 

@@ -73,10 +73,12 @@ class ProfileUsed(StatusModel):
     """Price of one GPU for an hour."""
     currency: str | None = None
     """Currency of the price."""
+    max_retries: int | None = None
+    """Most retries allowed, whatever spec.runPolicy.maxRetries says."""
 
 
 class Attempt(StatusModel):
-    """One attempt: one Job."""
+    """One attempt: one Job. It has ended once `finishedAt` is there; a reason before that says why it is stopped."""
 
     number: int
     """Number, from 0."""
@@ -94,6 +96,8 @@ class Attempt(StatusModel):
     """Step of the checkpoint it started from."""
     profile: ProfileUsed | None = None
     """The FineTuneProfile that it ran with, where it had one. A later change of that changes nothing here."""
+    micro_batch_divisor: int | None = None
+    """By how much less goes through the model at a time than at first, because memory ran out before. Absent: 1."""
 
 
 class CheckpointRef(StatusModel):
@@ -220,6 +224,8 @@ class FineTuneJobStatus(StatusModel):
     """How far the training is."""
     attempts: Annotated[tuple[Attempt, ...], Field(max_length=10)] = ()
     """The last ten attempts."""
+    failures: int | None = None
+    """Attempts that count against runPolicy.maxRetries."""
     checkpoint: CheckpointRef | None = None
     """The newest complete checkpoint."""
     metrics: Annotated[tuple[Metric, ...], Field(max_length=METRICS_LIMIT)] = ()

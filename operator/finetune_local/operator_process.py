@@ -78,6 +78,7 @@ class OperatorProcess:
             "namespace": NAMESPACE,
             "leader_election": "false",
             "progress_interval": "1",
+            "retry_backoff": "1",
             "reports_url": f"https://127.0.0.1:{reports_port}{REPORTS_PATH}",
             "reports_bind": "127.0.0.1",
             "reports_port": str(reports_port),

@@ -25,6 +25,7 @@ from finetune_operator.settings import Settings
 JOBS = ("/apis/batch/v1", "jobs")
 PODS = ("/api/v1", "pods")
 PROFILES = (f"/apis/{names.API_VERSION}", names.PROFILE_PLURAL)
+EVENTS = ("/api/v1", "events")
 FINETUNEJOBS = (f"/apis/{names.API_VERSION}", names.PLURAL)
 MANAGED = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
@@ -150,6 +151,25 @@ class Cluster:
         """A Job as it is now."""
         return await self._get_or_none(_path(JOBS, namespace, name))
 
+    async def delete_job(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
+        """Delete a Job and then its pods, if it is still this one and unchanged.
+
+        Raises:
+            ApiError: 409 where it is not.
+        """
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        options = {"propagationPolicy": "Background", "preconditions": preconditions}
+        try:
+            await self._call("DELETE", _path(JOBS, namespace, name), options)
+        except ApiError as e:
+            if e.code != 404:
+                raise
+
+    async def list_refusals(self, namespace: str, uid: str) -> list[Raw]:
+        """The Events of a Job about pods that could not be created."""
+        selector = f"involvedObject.uid={uid},reason=FailedCreate"
+        return (await self.list_all(EVENTS, namespace, {"fieldSelector": selector}))[0]
+
     async def list_pods_of(self, namespace: str, uid: str) -> list[Raw]:
         """The training pods of a FineTuneJob as they are now."""
         selector = f"{MANAGED},{names.LABEL_JOB_UID}={uid}"
@@ -157,7 +177,7 @@ class Cluster:
 
     async def create_event(self, manifest: Raw) -> None:
         """Create an Event; one that exists already says the same."""
-        path = _path(("/api/v1", "events"), manifest["metadata"]["namespace"])
+        path = _path(EVENTS, manifest["metadata"]["namespace"])
         try:
             await self._call("POST", path, manifest, params=_OWN)
         except ApiError as e:

@@ -8,7 +8,8 @@ from typing import Any
 from finetune_api import names
 from finetune_api.conditions import Phase, Reason
 from finetune_operator.observed import Raw
-from finetune_operator.outcome import Outcome, Situation, format_time
+from finetune_operator.outcome import Outcome, Situation
+from finetune_operator.times import format_time
 
 _NAME_CUT = 200
 _LONGEST_MESSAGE = 1024
@@ -20,6 +21,10 @@ _WELL = {
     Reason.EVALUATING,
     Reason.PUBLISHING,
     Reason.SUCCEEDED,
+    Reason.QUEUED,
+    Reason.SUSPENDED,
+    Reason.STOPPING,
+    Reason.CANCELLED,
 }
 
 

@@ -1,12 +1,13 @@
 """What a pod's end, or its failing to start, means: a reason, and a sentence for the user."""
 
+import re
 import signal
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from finetune_api.conditions import MEANINGS, Reason
+from finetune_api.conditions import MEANINGS, Reason, Retry, retry_of
 from finetune_api.run import ExitCode, RunError, RunResult
 from finetune_operator.observed import JobState, PodState
 
@@ -15,8 +16,23 @@ _WAITING = {
     "ImagePullBackOff": Reason.IMAGE_PULL_FAILED,
     "ErrImageNeverPull": Reason.IMAGE_PULL_FAILED,
     "InvalidImageName": Reason.IMAGE_PULL_FAILED,
+    "ImageInspectError": Reason.IMAGE_PULL_FAILED,
+    "RegistryUnavailable": Reason.IMAGE_PULL_FAILED,
     "CreateContainerConfigError": Reason.CONTAINER_CONFIG_ERROR,
+    "CreateContainerError": Reason.CONTAINER_CONFIG_ERROR,
 }
+_DISRUPTIONS = {
+    "PreemptionByScheduler": Reason.PREEMPTED,
+    "DeletionByTaintManager": Reason.NODE_LOST,
+    "DeletionByPodGC": Reason.NODE_LOST,
+}
+"""Reasons of the condition DisruptionTarget; any other one is an eviction."""
+_ASKED_TO_END = (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+"""Exit codes of a trainer that a deletion ended before it could say so itself."""
+_OWN_DISK = ("ephemeral-storage", "ephemeral local storage", "emptydir volume")
+"""What a kubelet says that evicts a pod for the disk that it fills: another node may have more, but not for ever."""
+POD_NAME = re.compile(r'pods "[^"]*"')
+"""In what an API server says of a pod that it refuses; each try has another name."""
 _AFTER_THE_MEND = "After the mend delete the FineTuneJob and apply it again."
 """The trainer says how to mend its case, but knows nothing of FineTuneJobs: Failed is final and a spec immutable."""
 _LONGEST_QUOTE = 1000
@@ -36,7 +52,12 @@ class Failure:
     @property
     def message(self) -> str:
         """The case at hand and the next step, for a verdict that is final."""
-        return f"{self.case.rstrip('.')}. {f'Next step: {self.next_step}.' if self.next_step else _AFTER_THE_MEND}"
+        return f"{self.case.rstrip('.')}. {self.way_out}"
+
+    @property
+    def way_out(self) -> str:
+        """The next step, as a sentence."""
+        return f"Next step: {self.next_step}." if self.next_step else _AFTER_THE_MEND
 
 
 def tell(reason: Reason, case: str) -> Failure:
@@ -67,14 +88,27 @@ def of_pod(pod: PodState) -> Failure:
         case = f"pod {pod.name}: the kernel killed the trainer at the memory limit of its container (exit code 137)"
         return tell(Reason.OUT_OF_MEMORY, case)
     if pod.disruption is not None:
-        return tell(Reason.DISRUPTED, f"pod {pod.name} was taken away: {_quote(pod.disruption)}")
+        return _of_disruption(pod, pod.disruption)
     result = result_of(pod)
     if result is not None and result.error is not None:
         return told_by_trainer(result.error)
     if pod.exit_code is None:
         what = ": ".join(part for part in (pod.ended_reason, pod.ended_message) if part) or "no reason was given"
-        return tell(Reason.DISRUPTED, f"pod {pod.name} failed before its trainer ended: {_quote(what)}")
+        reason = Reason.NODE_LOST if pod.ended_reason == "NodeLost" else Reason.DISRUPTED
+        return tell(reason, f"pod {pod.name} failed before its trainer ended: {_quote(what)}")
     return _of_exit_code(pod, pod.exit_code)
+
+
+def _of_disruption(pod: PodState, disruption: str) -> Failure:
+    """The platform took the pod away. What the trainer itself found out before counts more: it would find it again."""
+    result = result_of(pod)
+    if result is not None and result.error is not None and retry_of(result.error.reason) is Retry.NEVER:
+        return told_by_trainer(result.error)
+    if any(words in f"{disruption} {pod.ended_message}".lower() for words in _OWN_DISK):
+        return tell(Reason.DISK_FULL, f"pod {pod.name} was evicted: {_quote(disruption)}")
+    reason = _DISRUPTIONS.get(disruption.partition(":")[0], Reason.DISRUPTED)
+    on = f" from node {pod.node}" if pod.node else ""
+    return tell(reason, f"pod {pod.name} was taken away{on}: {_quote(disruption)}")
 
 
 def _of_exit_code(pod: PodState, code: int) -> Failure:
@@ -83,27 +117,46 @@ def _of_exit_code(pod: PodState, code: int) -> Failure:
         return tell(reason, f"{MEANINGS[reason].sentence.rstrip('.')} (exit code {code}; it left no message)")
     if pod.ended_reason in ("StartError", "ContainerCannotRun"):
         return tell(Reason.TRAINER_CRASHED, f"pod {pod.name}: the trainer did not start: {_quote(pod.ended_message)}")
+    if pod.gone_by and code in _ASKED_TO_END:
+        return tell(Reason.DISRUPTED, f"pod {pod.name} was deleted (exit code {code})")
     if code > 128 and (name := _signal_name(code - 128)):
         return tell(Reason.TRAINER_KILLED, f"pod {pod.name}: the trainer was killed by {name} (exit code {code})")
     left = f": {_quote(pod.ended_message)}" if pod.ended_message else ""
     return tell(Reason.TRAINER_CRASHED, f"pod {pod.name}: the trainer ended with exit code {code}{left}")
 
 
-def of_job(job: JobState, pods: Iterable[PodState]) -> Failure:
-    """Why a failed Job failed: as its last failed pod did, or where no pod is left, as the Job says.
+def of_pods(pods: Sequence[PodState]) -> Failure | None:
+    """Why the pods of an attempt failed: as the last one did; None where none did.
 
-    A pod that the platform took away never decides while another one ended by itself.
+    A pod that the platform took away, or that only lost the others, never decides while another one ended by itself.
     """
-    failed = sorted(
-        (pod for pod in pods if pod.failed), key=lambda pod: (pod.disruption is None, pod.finished_at or "", pod.name)
-    )
-    if not failed:
-        case = f"Job {job.name} failed ({job.failed_reason}: {job.failed_message}) and left no pod that says why"
-        return tell(Reason.TRAINER_CRASHED, case)
-    failure = of_pod(failed[-1])
-    if job.failed_reason == "BackoffLimitExceeded" and job.failures > 1:
-        return replace(failure, case=f"{failure.case.rstrip('.')}. It failed {job.failures} times.")
-    return failure
+
+    def weight(pod: PodState) -> tuple[bool, bool, str, str]:
+        lost_others = pod.exit_code in (ExitCode.PEERS_LOST, ExitCode.PREEMPTED)
+        return pod.disruption is None, not lost_others, pod.finished_at or "", pod.name
+
+    failed = sorted((pod for pod in pods if pod.failed), key=weight)
+    return of_pod(failed[-1]) if failed else None
+
+
+def of_job(job: JobState, pods: Sequence[PodState]) -> Failure:
+    """Why a failed Job failed: as its pods did, or where none is left, as the Job says.
+
+    Only who takes a pod away takes away a pod that failed: a Job leaves them where they are.
+    """
+    failure = of_pods(pods)
+    if failure is not None:
+        return failure
+    case = f"Job {job.name} failed ({job.failed_reason}: {job.failed_message}) and left no pod that says why"
+    return tell(Reason.DISRUPTED if job.failed_reason == "BackoffLimitExceeded" else Reason.TRAINER_CRASHED, case)
+
+
+def of_refusal(complaint: str) -> Failure:
+    """Why the API server refuses a Job or its pod, by its own words."""
+    said = _quote(POD_NAME.sub("the pod", complaint))
+    if "exceeded quota" in complaint:
+        return tell(Reason.QUOTA_EXCEEDED, f"there is no room in a quota: {said}")
+    return tell(Reason.POD_REFUSED, f"the pod cannot be created: {said}")
 
 
 def of_waiting(pod: PodState) -> Failure | None:

@@ -28,16 +28,17 @@ class JobState:
     created_at: str
     suspended: bool = False
     complete: bool = False
-    ending: bool = False
-    """Whether its end is decided, though its pods may not all be gone (FailureTarget, SuccessCriteriaMet)."""
     failed_reason: str | None = None
     """Reason of the condition Failed, where that is true."""
     failed_message: str = ""
-    failures: int = 0
-    """Pods that failed and count as tries."""
     finished_at: str | None = None
     profile: str = ""
     """What it was given by a FineTuneProfile, as JSON (:class:`finetune_api.status.ProfileUsed`)."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.complete or self.failed_reason is not None
 
     @classmethod
     def of(cls, raw: Raw) -> Self:
@@ -52,12 +53,10 @@ class JobState:
             owner_uid=_controller_uid(meta),
             job_uid=(meta.get("labels") or {}).get(names.LABEL_JOB_UID),
             created_at=meta.get("creationTimestamp", ""),
-            suspended="Suspended" in true,
+            suspended=bool((raw.get("spec") or {}).get("suspend")),
             complete="Complete" in true,
-            ending=bool(true.keys() & {"FailureTarget", "SuccessCriteriaMet"}),
             failed_reason=(true["Failed"].get("reason") or "Failed") if "Failed" in true else None,
             failed_message=true.get("Failed", {}).get("message", ""),
-            failures=status.get("failed") or 0,
             finished_at=status.get("completionTime") or end.get("lastTransitionTime"),
             profile=(meta.get("annotations") or {}).get(names.ANNOTATION_PROFILE, ""),
         )
@@ -74,6 +73,10 @@ class PodState:
     """UID of the FineTuneJob, by label."""
     phase: str
     created_at: str
+    attempt: int | None = None
+    """Number of its attempt, by label."""
+    gone_by: str | None = None
+    """When it is to be gone, where it is being deleted."""
     node: str | None = None
     disruption: str | None = None
     """Why the platform took the pod away (condition DisruptionTarget)."""
@@ -116,6 +119,8 @@ class PodState:
             uid=meta["uid"],
             job_uid=(meta.get("labels") or {}).get(names.LABEL_JOB_UID),
             phase=status.get("phase", "Pending"),
+            attempt=_number((meta.get("labels") or {}).get(names.LABEL_ATTEMPT)),
+            gone_by=meta.get("deletionTimestamp"),
             created_at=meta.get("creationTimestamp", ""),
             node=(raw.get("spec") or {}).get("nodeName"),
             disruption=_said(disruption) if disruption.get("status") == "True" else None,
@@ -145,9 +150,19 @@ class Observed:
     """Everything beside the FineTuneJob itself that its next step depends on."""
 
     job: JobState | None = None
-    """The Job under our child's name, whoever owns it."""
+    """The Job under the name of the present attempt's, whoever owns it."""
     pods: tuple[PodState, ...] = ()
-    """The pods of our Job, oldest first."""
+    """The pods of the present attempt, oldest first."""
+    gone: tuple[PodState, ...] = ()
+    """Pods of the present attempt that are no longer there, as they were last seen, oldest first."""
+    others: tuple[JobState, ...] = ()
+    """The Jobs of other attempts."""
+    lingering: tuple[PodState, ...] = ()
+    """Pods of other attempts that have not ended."""
+    still_for: float = 0.0
+    """Seconds for which this process has seen nothing change about it."""
+    complaint: str | None = None
+    """What the Events of the Job say of pods that could not be created; None: they were not read."""
     report: ReceivedReport | None = None
     """The last report of the newest pod."""
     sources: Mapping[str, Raw] = field(default_factory=dict)
@@ -161,9 +176,23 @@ class Observed:
     written_at: datetime | None = None
     """When this process last wrote the status."""
 
+    @property
+    def witnesses(self) -> tuple[PodState, ...]:
+        """All pods of the present attempt, oldest first, gone or not."""
+        return (*self.gone, *self.pods)
+
+    @property
+    def living(self) -> tuple[PodState, ...]:
+        """Pods of the present attempt that have not ended."""
+        return tuple(pod for pod in self.pods if not pod.ended)
+
 
 def _controller_uid(meta: Raw) -> str | None:
     return next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), None)
+
+
+def _number(label: str | None) -> int | None:
+    return int(label) if label and label.isdecimal() else None
 
 
 def _said(condition: Raw) -> str:

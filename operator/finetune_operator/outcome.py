@@ -2,18 +2,23 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
+
+from pydantic import ValidationError
 
 from finetune_api.conditions import Phase, Reason
 from finetune_api.job import FineTuneJob, InvalidSpec
 from finetune_api.plain import plain_text
 from finetune_api.run import RunResult
-from finetune_api.status import FineTuneJobStatus
-from finetune_operator.observed import Observed, Raw
+from finetune_api.spec import RunPolicy
+from finetune_api.status import FineTuneJobStatus, ProfileUsed
+from finetune_operator.attempts import AttemptEnd, Attempts
+from finetune_operator.observed import JobState, Observed, Raw
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
+from finetune_operator.times import parse_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +29,25 @@ class CreateJob:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteJob:
+    """Delete a Job and its pods, unless it ended meanwhile. That it is gone already is no error."""
+
+    job: JobState
+    even_if_ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEvents:
+    """Read what the Events of the present attempt's Job say of pods that could not be created."""
+
+
+@dataclass(frozen=True, slots=True)
 class Confirm:
-    """Read Job, pods and what ``job://`` names from the API server itself, before a verdict that cannot be taken
+    """Read Jobs, pods and what ``job://`` names from the API server itself, before a verdict that cannot be taken
     back."""
 
 
-Action = CreateJob | Confirm
+Action = CreateJob | DeleteJob | ReadEvents | Confirm
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,10 @@ class Outcome:
     """What the trainer left, where it ended."""
     accepted: bool = True
     """Whether the spec, and the model it names, could be used."""
+    stops: tuple[Reason, str] | None = None
+    """Why the present attempt is to be stopped, from now on: reason and case."""
+    ends: AttemptEnd | None = None
+    """How the present attempt has ended."""
     restarted: bool = False
     """Whether progress starts anew."""
     patient: bool = False
@@ -56,7 +78,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Nothing is known that the status should say; an event will come."""
+    """Nothing is known that the status should say; an event will come, or the time."""
+
+    look_again_after: float | None = None
+    """Seconds after which to look again."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +124,48 @@ class Situation:
         except InvalidSpec as e:
             return e
 
+    @cached_property
+    def attempts(self) -> Attempts:
+        """What the status tells of attempts."""
+        return Attempts.of(self.raw_status)
+
+    @cached_property
+    def policy(self) -> RunPolicy:
+        """``spec.runPolicy``, within what the profile of the present attempt allows; the defaults where this version
+        cannot read the spec."""
+        asked = RunPolicy() if isinstance(self.job, InvalidSpec) else self.job.spec.run_policy
+        most = self.profile.max_retries if self.profile else None
+        return asked if most is None else asked.model_copy(update={"max_retries": min(asked.max_retries, most)})
+
+    @cached_property
+    def profile(self) -> ProfileUsed | None:
+        """What the Job of the present attempt was given by a profile, by its own word or by the status."""
+        try:
+            if (job := self.own_job) and job.profile:
+                return ProfileUsed.model_validate_json(job.profile)
+            return ProfileUsed.model_validate(self.attempts.present.get("profile"))
+        except ValidationError:
+            return None
+
+    @property
+    def own_job(self) -> JobState | None:
+        """The Job of the present attempt, where it is ours."""
+        job = self.observed.job
+        return job if job is not None and job.owner_uid == self.uid else None
+
+    @property
+    def to_be_suspended(self) -> bool:
+        """Whether ``spec.suspend`` is set, also in a spec that this version cannot read."""
+        return self._raw_wish("suspend") if isinstance(self.job, InvalidSpec) else self.job.spec.suspend
+
+    @property
+    def to_be_cancelled(self) -> bool:
+        """Whether ``spec.cancel`` is set, also in a spec that this version cannot read."""
+        return self._raw_wish("cancel") if isinstance(self.job, InvalidSpec) else self.job.spec.cancel
+
+    def _raw_wish(self, field: str) -> bool:
+        return (self.raw.get("spec") or {}).get(field) is True
+
     def age(self, timestamp: str | None) -> float:
         """Seconds since a time of the API server; 0 where there is none, or where the clocks disagree."""
         if not timestamp:
@@ -119,13 +186,3 @@ def understood(raw: Raw) -> FineTuneJobStatus:
             continue
         kept[key] = value
     return FineTuneJobStatus.model_validate(kept)
-
-
-def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC, whole seconds, as Kubernetes writes it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_time(text: str) -> datetime:
-    """The moment that an RFC 3339 text names."""
-    return datetime.fromisoformat(text)

@@ -56,9 +56,10 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         "batch",
         "jobs",
-        ("get", "list", "watch", "create"),
+        ("get", "list", "watch", "create", "delete"),
         Scope.SERVED,
-        "Create the Job of a FineTuneJob and follow it. Jobs are never changed or deleted.",
+        "Create the Job of a FineTuneJob and follow it; delete it to suspend, cancel or end the FineTuneJob. Jobs are "
+        "never changed.",
     ),
     Permission(
         names.GROUP,
@@ -68,7 +69,13 @@ PERMISSIONS: tuple[Permission, ...] = (
         "Read the FineTuneProfiles; get confirms one before a FineTuneJob is refused.",
     ),
     Permission("", "pods", ("list", "watch"), Scope.SERVED, "Follow training pods and read how they ended."),
-    Permission("", "events", ("create",), Scope.SERVED, "Tell what happens in `kubectl describe`."),
+    Permission(
+        "",
+        "events",
+        ("create", "list"),
+        Scope.SERVED,
+        "Tell what happens in `kubectl describe`; read why a Job makes no pod.",
+    ),
     Permission(
         "authentication.k8s.io",
         "tokenreviews",

@@ -72,7 +72,7 @@ def grant(job: FineTuneJob, profile: Raw | None, settings: Settings) -> Grant:
     spec = _read(name, profile.get("spec"))
     _require(name, _refusals(job, name, spec))
     kind = _kind(job.spec.resources, spec)
-    used = ProfileUsed(name=name, digest=digest(profile))
+    used = ProfileUsed(name=name, digest=digest(profile), max_retries=spec.limits.max_retries)
     if kind is not None:
         used = used.model_copy(
             update={
@@ -173,14 +173,12 @@ def _kind(asked: Resources, profile: FineTuneProfileSpec) -> GpuKind | None:
 def _completed(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> FineTuneJobSpec:
     """The spec with what the profile gives to those who ask for nothing."""
     asked, defaults, limits = spec.resources, profile.defaults, profile.limits
-    policy, scheduling = spec.run_policy, spec.scheduling
-    if limits.max_retries is not None:
-        policy = policy.model_copy(update={"max_retries": min(policy.max_retries, limits.max_retries)})
+    scheduling = spec.scheduling
     if scheduling.priority_class is None:
         scheduling = scheduling.model_copy(update={"priority_class": defaults.priority_class})
     memory = next((m for m in (asked.memory, defaults.memory, limits.memory) if m is not None), None)
     resources = asked.model_copy(update={"cpu": _cpu(asked, profile), "memory": memory})
-    changed = {"resources": resources, "scheduling": scheduling, "run_policy": policy}
+    changed = {"resources": resources, "scheduling": scheduling}
     return spec.model_copy(update=changed)
 
 

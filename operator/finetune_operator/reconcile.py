@@ -11,20 +11,21 @@ from datetime import datetime
 
 from finetune_api import names
 from finetune_operator import events
+from finetune_operator.attempts import Attempts
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
 from finetune_operator.logs import JobLog
 from finetune_operator.observed import JobState, Observed, PodState, Raw
-from finetune_operator.outcome import Confirm, CreateJob
+from finetune_operator.outcome import Action, Confirm, CreateJob, DeleteJob, ReadEvents
 from finetune_operator.plan import Decision, plan
 from finetune_operator.policy import profile_name
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
-from finetune_operator.world import Key, World, sorted_pods, source_keys
+from finetune_operator.world import Key, World, share_of, source_keys
 
 log = logging.getLogger(__name__)
 
-_MOST_STEPS = 6
-"""Actions of one turn; confirm, create and a look at the result are three."""
+_MOST_STEPS = 16
+"""Actions of one turn; confirm, create and a look at the result are three. A finished job deletes ten Jobs."""
 _LOOK_AGAIN = 30.0
 """Seconds until a Job that is not in the cache (its labels were removed) is looked at again."""
 _REFUSALS = (400, 403, 413, 422)
@@ -70,35 +71,76 @@ class Reconciler:
 
     async def _decide(self, key: Key, raw: Raw) -> tuple[Decision, bool]:
         """The decision that needs no more actions, and whether the Job is one that the cache does not hold."""
-        child = names.child_name(raw["metadata"]["name"], raw["metadata"]["uid"], 0)
-        observed = self._world.observe(raw, child, self._written.get(key))
+        attempt = Attempts.of(raw.get("status") or {}).number
+        observed = self._world.observe(raw, attempt, self._written.get(key))
         cached = observed.job
         for _ in range(_MOST_STEPS):
             decision = plan(raw, observed, self._clock(), self._settings, self._reporting())
             if not decision.actions:
                 return decision, observed.job is not None and cached is None
             for action in decision.actions:
-                if isinstance(action, Confirm):
-                    observed = await self._confirm(raw, child, observed)
-                else:
-                    observed = await self._create(key, raw, action, observed)
+                observed = await self._act(key, raw, attempt, action, observed)
         raise RuntimeError(f"{key}: no decision after {_MOST_STEPS} actions")
 
-    async def _confirm(self, raw: Raw, child: str, observed: Observed) -> Observed:
+    async def _act(self, key: Key, raw: Raw, attempt: int, action: Action, observed: Observed) -> Observed:
+        """Carry an action out; the answer is what is known afterwards."""
+        if isinstance(action, Confirm):
+            return await self._confirm(raw, attempt, observed)
+        if isinstance(action, ReadEvents):
+            return await self._read_events(observed)
+        if isinstance(action, DeleteJob):
+            return await self._delete(key, action, observed)
+        return await self._create(key, raw, action, observed)
+
+    async def _confirm(self, raw: Raw, attempt: int, observed: Observed) -> Observed:
         """Read what a verdict hangs on from the API server itself."""
-        namespace, uid = raw["metadata"]["namespace"], raw["metadata"]["uid"]
-        job = await self._cluster.get_job(namespace, child)
-        pods = await self._cluster.list_pods_of(namespace, uid) if job else []
+        meta = raw["metadata"]
+        namespace, uid = meta["namespace"], meta["uid"]
+
+        async def job_of(number: int) -> JobState | None:
+            job = await self._cluster.get_job(namespace, names.child_name(meta["name"], uid, number))
+            return JobState.of(job) if job else None
+
+        job = await job_of(attempt)
+        before = await job_of(attempt - 1) if attempt else None
+        pods = await self._cluster.list_pods_of(namespace, uid) if job or observed.job or raw.get("status") else []
+        own, lingering = share_of([PodState.of(pod) for pod in pods], attempt)
         profile = await self._cluster.get_profile(profile_name(raw)) if job is None else None
         sources = {key[1]: await self._cluster.get_finetunejob(*key) for key in source_keys(raw)}
         return replace(
             observed,
-            job=JobState.of(job) if job else None,
-            pods=sorted_pods([PodState.of(pod) for pod in pods]),
+            job=job,
+            others=(before,) if before else (),
+            pods=own,
+            lingering=lingering,
             sources={name: source for name, source in sources.items() if source is not None},
             profile=profile,
             confirmed=True,
         )
+
+    async def _read_events(self, observed: Observed) -> Observed:
+        job = observed.job
+        events = await self._cluster.list_refusals(job.namespace, job.uid) if job else []
+        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
+        return replace(observed, complaint=newest.get("message", ""))
+
+    async def _delete(self, key: Key, action: DeleteJob, observed: Observed) -> Observed:
+        """As it is now, not as a cache has it: a Job that completed meanwhile is not to be deleted."""
+        job = action.job
+        live = await self._cluster.get_job(job.namespace, job.name)
+        state = JobState.of(live) if live else None
+        if live is None or state is None or state.uid != job.uid:
+            return _with(observed, job, state)
+        if state.ended and not action.even_if_ended:
+            return _with(observed, job, state)
+        try:
+            await self._cluster.delete_job(job.namespace, job.name, job.uid, live["metadata"]["resourceVersion"])
+        except ApiError as e:
+            if e.code == 409:
+                raise _Changed from e
+            raise
+        JobLog(log, *key).info("deleted Job %s", job.name)
+        return _with(observed, job, None)
 
     async def _create(self, key: Key, raw: Raw, action: CreateJob, observed: Observed) -> Observed:
         await self._still(key, raw)
@@ -166,3 +208,11 @@ class Reconciler:
             except (ApiError, Unreachable) as e:
                 meta = raw["metadata"]
                 JobLog(log, meta["namespace"], meta["name"]).warning("no Event %s: %s", event.reason, e)
+
+
+def _with(observed: Observed, job: JobState, state: JobState | None) -> Observed:
+    """What is known once a Job is known to be in another state, or gone."""
+    if observed.job is not None and observed.job.name == job.name:
+        return replace(observed, job=state)
+    others = tuple(other for other in observed.others if other.name != job.name)
+    return replace(observed, others=(*others, state) if state else others)

@@ -14,7 +14,6 @@ _SCRATCH = "scratch"
 _SHARED_MEMORY = "shared-memory"
 _TOKEN_SECONDS = 3600
 _GPU = "nvidia.com/gpu"
-FINAL_EXIT_CODES = sorted(code.value for code in run.ExitCode if code.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +24,28 @@ class Reporting:
     ca: str
 
 
-def run_config(job: FineTuneJob, attempt: int, model: run.ModelLocation) -> run.RunConfig:
+@dataclass(frozen=True, slots=True)
+class AttemptPlan:
+    """What an attempt differs in from others of its job."""
+
+    number: int = 0
+    micro_batch_divisor: int = 1
+
+
+def run_config(job: FineTuneJob, attempt: AttemptPlan, model: run.ModelLocation) -> run.RunConfig:
     """The run file of one attempt."""
     identity = run.JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid)
-    prefix = names.attempt_prefix(job.spec.output.uri, job.name, job.uid, attempt)
-    return run.RunConfig.of(job.spec, identity, attempt, model, prefix)
+    prefix = names.job_prefix(job.spec.output.uri, job.name, job.uid)
+    return run.RunConfig.of(job.spec, identity, attempt.number, model, prefix, attempt.micro_batch_divisor)
 
 
 def job_manifest(
-    given: Grant, attempt: int, model: run.ModelLocation, settings: Settings, reporting: Reporting | None
+    given: Grant, attempt: AttemptPlan, model: run.ModelLocation, settings: Settings, reporting: Reporting | None
 ) -> dict[str, Any]:
     """The ``batch/v1`` Job of one attempt. Its name is deterministic, so that creating it twice creates it once.
+
+    The first pod that fails ends it: whether another attempt follows is the operator's to say. A pod that is being
+    deleted counts by how it ends, so that one which ends well meanwhile is no failure.
 
     Nothing of the spec reaches a command line or the value of a variable; it travels in the run file. Only a program of
     a team's own has the command that the spec gives it.
@@ -44,8 +54,9 @@ def job_manifest(
     labels = {
         names.LABEL_MANAGED_BY: names.MANAGER,
         names.LABEL_JOB_UID: job.uid,
-        names.LABEL_ATTEMPT: str(attempt),
+        names.LABEL_ATTEMPT: str(attempt.number),
     }
+    queue = job.spec.scheduling.queue
     annotations = {
         names.ANNOTATION_JOB: job.name,
         names.ANNOTATION_RUN: run_config(job, attempt, model).to_json(),
@@ -57,9 +68,9 @@ def job_manifest(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": names.child_name(job.name, job.uid, attempt),
+            "name": names.child_name(job.name, job.uid, attempt.number),
             "namespace": job.namespace,
-            "labels": labels,
+            "labels": labels | ({names.LABEL_QUEUE: queue} if queue else {}),
             "annotations": {names.ANNOTATION_JOB: job.name} | remembered,
             "ownerReferences": [
                 {
@@ -75,24 +86,15 @@ def job_manifest(
             "completionMode": "Indexed",
             "completions": 1,
             "parallelism": 1,
-            "backoffLimit": job.spec.run_policy.max_retries,
+            "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": _failure_rules()},
+            **({"suspend": True} if queue else {}),
             "template": {
                 "metadata": {"labels": labels, "annotations": annotations},
                 "spec": _pod(given, settings, reporting),
             },
         },
     }
-
-
-def _failure_rules() -> list[dict[str, Any]]:
-    """A final exit code fails the Job even where the pod was being evicted: another try would end the same."""
-    final = {"containerName": names.TRAINER_CONTAINER, "operator": "In", "values": FINAL_EXIT_CODES}
-    return [
-        {"action": "FailJob", "onExitCodes": final},
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
 
 
 def _pod(given: Grant, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:

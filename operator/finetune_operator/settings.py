@@ -43,6 +43,20 @@ class Settings:
         10.0, "Shortest time between two writes of a job's status that only tell of progress.", least=0
     )
 
+    retry_backoff: float = _setting(
+        10.0,
+        "Wait before another attempt. Doubled with every attempt in a row that does not last longest_retry_backoff; "
+        "give or take a quarter.",
+        least=0,
+    )
+    longest_retry_backoff: float = _setting(600.0, "Longest wait before another attempt.", least=0)
+    give_up_after: float = _setting(
+        1800.0,
+        "Time after which a FineTuneJob fails whose pod cannot start: its image cannot be pulled, a Secret is missing, "
+        "the API server refuses it. One that waits for room or quota waits for ever.",
+        least=1,
+    )
+
     reports_url: str = _setting(
         "",
         f"https:// URL under which training pods reach the reports endpoint, with the path {REPORTS_PATH}. "

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune_api import names
 from finetune_api.conditions import ConditionType, Phase, Reason
 from finetune_api.job import InvalidSpec
@@ -23,13 +21,14 @@ from finetune_api.run import (
     RunResult,
     TrainerStatus,
 )
-from finetune_api.status import ProfileUsed
-from finetune_operator.observed import JobState, PodState, Raw
-from finetune_operator.outcome import Outcome, Situation, format_time, parse_time
+from finetune_operator.attempts import MOST_KEPT
+from finetune_operator.observed import PodState, Raw
+from finetune_operator.outcome import Outcome, Situation
+from finetune_operator.times import duration, format_time, parse_time
 
-_MAX_ATTEMPTS = 10
 _LARGEST_INTEGER = 2**53
 _CHAIN = (ConditionType.TRAINED, ConditionType.EVALUATED, ConditionType.PUBLISHED)
+_WITH_QUOTA = (Phase.STARTING, *REPORTED_PHASES)
 _PAST_EVALUATION = (Phase.PUBLISHING, Phase.SUCCEEDED)
 
 
@@ -46,9 +45,10 @@ def next_status(s: Situation, outcome: Outcome) -> Raw:
     _progress(status, s, outcome)
     if outcome.result:
         _result(status, outcome.result)
+    if outcome.ends:
+        _usage(status, s, outcome.result)
     if outcome.phase.terminal:
         status["completionTime"] = now
-        _usage(status, s, outcome.result)
     _headline(status)
     return status
 
@@ -98,12 +98,14 @@ def _conditions(s: Situation, outcome: Outcome, now: str) -> list[Raw]:
 def _wanted(conditions: dict[str, Raw], outcome: Outcome) -> Iterator[tuple[ConditionType, str, Reason, str]]:
     phase, reason, message = outcome.phase, outcome.reason, outcome.message
     yield ConditionType.READY, _truth(phase is Phase.SUCCEEDED), reason, message
-    yield ConditionType.RECONCILING, _truth(not phase.terminal), reason, message
+    yield ConditionType.RECONCILING, _truth(not phase.terminal and phase is not Phase.SUSPENDED), reason, message
     yield ConditionType.STALLED, _truth(phase is Phase.FAILED), reason, message if phase is Phase.FAILED else ""
     if outcome.accepted:
         yield ConditionType.VALIDATED, "True", Reason.ACCEPTED, "The spec is valid and its model is known."
     else:
         yield ConditionType.VALIDATED, "False", reason, message
+    if phase is Phase.QUEUED or ConditionType.QUOTA_RESERVED in conditions:
+        yield ConditionType.QUOTA_RESERVED, _truth(phase in _WITH_QUOTA), reason, ""
     for kind in _CHAIN:
         before = conditions.get(kind, {}).get("status")
         if phase is Phase.SUCCEEDED or (phase in _PAST_EVALUATION and kind is not ConditionType.PUBLISHED):
@@ -117,34 +119,36 @@ def _truth(value: bool) -> str:
 
 
 def _job(status: Raw, s: Situation, outcome: Outcome) -> None:
-    job = s.observed.job
     if not isinstance(s.job, InvalidSpec):
         status.setdefault("inputHash", _input_hash(s))
-    if job is None or job.owner_uid != s.uid:
-        return
-    status["jobRef"] = {"name": job.name, "uid": job.uid}
-    attempts = {a["number"]: a for a in status.get("attempts") or []}
-    attempt = attempts.setdefault(0, {"number": 0})
-    attempt |= {"job": job.name, "startedAt": job.created_at}
-    if (used := _profile(job)) is not None:
-        attempt["profile"] = used.to_dict()
+    if job := s.own_job:
+        status["jobRef"] = {"name": job.name, "uid": job.uid}
+    if attempts := _attempts(s, outcome):
+        status["attempts"] = attempts
+    if outcome.ends and outcome.ends.counted:
+        status["failures"] = s.attempts.failures + 1
+
+
+def _attempts(s: Situation, outcome: Outcome) -> list[Raw]:
+    """The last ones, with what is known of the present one by now."""
+    job, before = s.own_job, s.attempts.present
+    present = dict(before) | {"number": s.attempts.number}
+    if job:
+        present |= {"job": job.name, "startedAt": job.created_at}
+        if (used := s.profile) is not None:
+            present["profile"] = used.to_dict()
+        if s.attempts.divisor > 1:
+            present["microBatchDivisor"] = s.attempts.divisor
     if (report := s.observed.report) and (step := _integer(report.status, ReportedMetric.RESUMED_AT)) is not None:
-        attempt["resumedAtStep"] = step
-    if outcome.phase.terminal:
-        attempt |= {
-            "finishedAt": job.finished_at or format_time(s.now),
-            "reason": outcome.reason.value,
-            "message": outcome.message,
-        }
-    status["attempts"] = [attempts[number] for number in sorted(attempts)][-_MAX_ATTEMPTS:]
-
-
-def _profile(job: JobState) -> ProfileUsed | None:
-    """What the Job says that it was given by a profile."""
-    try:
-        return ProfileUsed.model_validate_json(job.profile) if job.profile else None
-    except ValidationError:
-        return None
+        present["resumedAtStep"] = step
+    if outcome.stops:
+        reason, case = outcome.stops
+        present |= {"reason": reason.value, "message": case}
+    if end := outcome.ends:
+        finished = (job.finished_at if job else None) or format_time(s.now)
+        present |= {"finishedAt": finished, "reason": end.reason.value, "message": end.message}
+    others = deepcopy([a for a in s.attempts.recorded if a is not before])
+    return [*others, *([present] if job or before or outcome.ends else [])][-MOST_KEPT:]
 
 
 def _input_hash(s: Situation) -> str:
@@ -183,7 +187,7 @@ def _checkpoint(status: Raw, s: Situation, report: TrainerStatus) -> None:
     """The newest complete one."""
     found = CHECKPOINT_NAME.fullmatch(report.metric(ReportedMetric.CHECKPOINT) or "")
     if found and not isinstance(s.job, InvalidSpec):
-        prefix = names.attempt_prefix(s.job.spec.output.uri, s.job.name, s.job.uid, 0)
+        prefix = names.job_prefix(s.job.spec.output.uri, s.job.name, s.job.uid)
         status["checkpoint"] = {"uri": f"{prefix}{CHECKPOINTS}{found[0]}/", "step": int(found[1])}
 
 
@@ -221,12 +225,15 @@ def _result(status: Raw, result: RunResult) -> None:
 
 
 def _usage(status: Raw, s: Situation, result: RunResult | None) -> None:
+    """What the attempt that has ended took, beside those before it."""
     usage = dict(status.get("usage") or {})
+    before = usage.get("gpuSeconds")
     if result and result.usage:
         usage |= result.usage.to_dict()
-    if s.observed.pods:
-        usage["gpuSeconds"] = round(_gpus(s) * sum(_seconds(pod, s) for pod in s.observed.pods))
-    used = _profile(s.observed.job) if s.observed.job else None
+    if s.observed.witnesses or before is not None:
+        seconds = sum(_seconds(pod, s) for pod in s.observed.witnesses)
+        usage["gpuSeconds"] = (before or 0) + round(_gpus(s) * seconds)
+    used = s.profile
     if used is not None and used.price_per_hour is not None and usage.get("gpuSeconds"):
         usage["cost"] = f"{usage['gpuSeconds'] / 3600 * used.price_per_hour:.2f} {used.currency}"
     if usage:
@@ -238,7 +245,7 @@ def _gpus(s: Situation) -> int:
 
 
 def _seconds(pod: PodState, s: Situation) -> float:
-    if not pod.started_at:
+    if not pod.started_at or pod.started_at < pod.created_at:  # one that did not start is said to have in 1970
         return 0.0
     end = parse_time(pod.finished_at) if pod.finished_at else s.now
     return max(0.0, (end - parse_time(pod.started_at)).total_seconds())
@@ -256,13 +263,3 @@ def _headline(status: Raw) -> None:
         texts |= {"metric": shown["name"], "baseToTuned": f"{base}{shown['value']:.2f}"}
     unknown = {k: v for k, v in (status.get("headline") or {}).items() if k not in ("progress", "eta")}
     status["headline"] = unknown | {key: text for key, text in texts.items() if text is not None}
-
-
-def duration(seconds: int) -> str:
-    """A time in the words of `kubectl get`: `45s`, `51m`, `3h20m`, `2d3h`."""
-    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
-    if days:
-        return f"{days}d{hours % 24}h" if hours % 24 else f"{days}d"
-    if hours:
-        return f"{hours}h{minutes % 60}m" if minutes % 60 else f"{hours}h"
-    return f"{minutes}m" if minutes else f"{seconds}s"

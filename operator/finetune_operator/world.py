@@ -11,15 +11,19 @@ those with a version we wrote or read ourselves are echoes, and any other one is
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
+from finetune_api import names
+from finetune_api.conditions import Phase
 from finetune_operator.cluster import JOBS, MANAGED, PODS, ApiError, Cluster, Unreachable
 from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport
 from finetune_operator.policy import profile_name
 from finetune_operator.source import source_names
+from finetune_operator.stillness import Stillness, situation_of
 
 Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
@@ -197,8 +201,14 @@ _SELECTED = {"labelSelector": MANAGED}
 class World:
     """All caches, and one job's share of them."""
 
-    def __init__(self, changed: Callable[[Key], None], profile: Callable[[str], Raw | None] = lambda _: None) -> None:
-        """``changed`` is told whose world changed; ``profile`` is the FineTuneProfile of a name."""
+    def __init__(
+        self,
+        changed: Callable[[Key], None],
+        profile: Callable[[str], Raw | None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``changed`` is told whose world changed; ``profile`` is the FineTuneProfile of a name; ``clock`` gives
+        seconds, and is never set."""
         self._profile = profile
         self.jobs: Cache[JobState] = Cache()
         self.pods: Cache[PodState] = Cache()
@@ -206,6 +216,9 @@ class World:
         self._key_of: dict[str, Key] = {}
         self._known_versions: dict[Key, list[str]] = {}
         self._reports: dict[str, ReceivedReport] = {}
+        self._gone: dict[str, list[PodState]] = {}
+        """Pods that are no longer there, by the UID of a FineTuneJob that has not finished."""
+        self._stillness = Stillness(clock)
         self._changed = changed
 
     def __len__(self) -> int:
@@ -268,12 +281,20 @@ class World:
         raw = self._finetunejobs.pop(key, None)
         self._known_versions.pop(key, None)
         if raw:
-            self._key_of.pop(raw["metadata"]["uid"], None)
+            self._forget(raw["metadata"]["uid"])
+
+    def _forget(self, uid: str) -> None:
+        self._key_of.pop(uid, None)
+        self._gone.pop(uid, None)
+        self._stillness.forget(uid)
 
     def _store(self, key: Key, raw: Raw) -> None:
         if (before := self.get(key)) and before["metadata"]["uid"] != raw["metadata"]["uid"]:
-            self._key_of.pop(before["metadata"]["uid"], None)
+            self._forget(before["metadata"]["uid"])
         self._finetunejobs[key] = _slim(raw)
+        if _finished(raw):
+            self._gone.pop(raw["metadata"]["uid"], None)
+            self._stillness.forget(raw["metadata"]["uid"])
         self._key_of[raw["metadata"]["uid"]] = key
 
     # children and reports
@@ -290,6 +311,9 @@ class World:
     def _pod_changed(self, pod: PodState) -> None:
         if self.pods.get(pod.uid) is None:
             self._reports.pop(pod.uid, None)
+            key = self._key_of.get(pod.job_uid or "")
+            if key and pod.job_uid and not _finished(self._finetunejobs[key]):
+                self._gone.setdefault(pod.job_uid, []).append(pod)
         self._child_changed(pod)
 
     def reported(self, report: ReceivedReport) -> bool:
@@ -304,19 +328,33 @@ class World:
 
     # one job's share
 
-    def observe(self, raw: Raw, child: str, written_at: datetime | None) -> Observed:
-        """What the caches know of a FineTuneJob whose Job is called ``child``."""
+    def observe(self, raw: Raw, attempt: int, written_at: datetime | None) -> Observed:
+        """What the caches know of a FineTuneJob whose present attempt has this number."""
         meta = raw["metadata"]
-        pods = sorted_pods(self.pods.of(meta["uid"], meta["namespace"]))
-        job = next((job for job in self.jobs.of(meta["uid"], meta["namespace"]) if job.name == child), None)
+        uid, child = meta["uid"], names.child_name(meta["name"], meta["uid"], attempt)
+        jobs = self.jobs.of(uid, meta["namespace"])
+        job = next((job for job in jobs if job.name == child), None)
+        pods, lingering = share_of(self.pods.of(uid, meta["namespace"]), attempt)
+        report = self._reports.get(pods[-1].uid) if pods else None
         return Observed(
             job=job,
             pods=pods,
-            report=self._reports.get(pods[-1].uid) if pods else None,
+            gone=self._remembered(uid, attempt),
+            others=tuple(other for other in jobs if other is not job),
+            lingering=lingering,
+            report=report,
             sources=self.sources(raw),
             profile=self._profile(profile_name(raw)),
+            still_for=0.0 if _finished(raw) else self._stillness.seen(uid, situation_of(job, pods, report)),
             written_at=written_at,
         )
+
+    def _remembered(self, uid: str, attempt: int) -> tuple[PodState, ...]:
+        """Pods of an attempt that are gone. Those of earlier ones have told what they had to tell."""
+        kept = [pod for pod in self._gone.pop(uid, []) if pod.attempt in (None, attempt)]
+        if kept:
+            self._gone[uid] = kept
+        return sorted_pods(kept)
 
     def sources(self, raw: Raw) -> dict[str, Raw]:
         """The FineTuneJobs that another one's ``job://`` names, by name, as far as they exist."""
@@ -325,8 +363,14 @@ class World:
 
 def source_keys(raw: Raw) -> list[Key]:
     """Which FineTuneJobs a FineTuneJob starts from, if it does."""
-    names = source_names((raw.get("spec") or {}).get("model"))
-    return [(raw["metadata"]["namespace"], name) for name in names]
+    found = source_names((raw.get("spec") or {}).get("model"))
+    return [(raw["metadata"]["namespace"], name) for name in found]
+
+
+def share_of(pods: list[PodState], attempt: int) -> tuple[tuple[PodState, ...], tuple[PodState, ...]]:
+    """The pods of an attempt, oldest first, and those of other attempts that have not ended."""
+    own = [pod for pod in pods if pod.attempt in (None, attempt)]
+    return sorted_pods(own), sorted_pods([pod for pod in pods if pod not in own and not pod.ended])
 
 
 def sorted_pods(pods: list[PodState]) -> tuple[PodState, ...]:
@@ -337,6 +381,11 @@ def sorted_pods(pods: list[PodState]) -> tuple[PodState, ...]:
 def namespace_of(key: Key) -> str:
     """The namespace of a FineTuneJob: a tenant's own."""
     return key[0]
+
+
+def _finished(raw: Raw) -> bool:
+    phase = (raw.get("status") or {}).get("phase")
+    return phase in set(Phase) and Phase(phase).terminal
 
 
 def _key(raw: Raw) -> Key:

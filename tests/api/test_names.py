@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.names import attempt_prefix, child_name
+from finetune_api.names import child_name, job_prefix
 
 DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 object_names = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?\Z").filter(lambda n: ".." not in n)
@@ -31,5 +31,5 @@ def test_every_attempt_has_a_child_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("uri", ["s3://team/adapters", "s3://team/adapters/"])
-def test_an_attempt_writes_below_the_output_with_or_without_its_slash(uri: str) -> None:
-    assert re.fullmatch(r"s3://team/adapters/bot/[0-9a-f]{8}-0/", attempt_prefix(uri, "bot", "uid", 0))
+def test_a_job_writes_below_the_output_with_or_without_its_slash(uri: str) -> None:
+    assert re.fullmatch(r"s3://team/adapters/bot/[0-9a-f]{8}/", job_prefix(uri, "bot", "uid"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from finetune_api.conditions import MEANINGS, Reason
+from finetune_api.conditions import MEANINGS, Fault, Reason, Retry, retry_of
 from finetune_api.job import read_spec
 from finetune_api.run import (
     TERMINATION_LOG_LIMIT,
@@ -95,21 +95,29 @@ def test_a_termination_message_always_fits_and_keeps_the_reason(message: str, me
 
 
 @pytest.mark.parametrize(
-    ("code", "final"),
+    ("code", "rule"),
     [
-        (ExitCode.CONFIGURATION_INVALID, True),
-        (ExitCode.DATA_INVALID, True),
-        (ExitCode.MODEL_INVALID, True),
-        (ExitCode.CONTRACT_MISMATCH, True),
-        (ExitCode.DIVERGED, True),
-        (ExitCode.STORAGE_REFUSED, True),
-        (ExitCode.OUT_OF_MEMORY, True),
-        (ExitCode.STORAGE_UNAVAILABLE, False),
-        (ExitCode.PREEMPTED, False),
+        (ExitCode.CONFIGURATION_INVALID, Retry.NEVER),
+        (ExitCode.DATA_INVALID, Retry.NEVER),
+        (ExitCode.MODEL_INVALID, Retry.NEVER),
+        (ExitCode.CONTRACT_MISMATCH, Retry.NEVER),
+        (ExitCode.DIVERGED, Retry.NEVER),
+        (ExitCode.STORAGE_REFUSED, Retry.NEVER),
+        (ExitCode.OUT_OF_MEMORY, Retry.SMALLER),
+        (ExitCode.STORAGE_UNAVAILABLE, Retry.COUNTED),
+        (ExitCode.DISK_FULL, Retry.COUNTED),
+        (ExitCode.PEERS_LOST, Retry.COUNTED),
+        (ExitCode.PREEMPTED, Retry.FREE),
     ],
 )
-def test_an_exit_code_says_whether_another_try_can_help(code: ExitCode, final: bool) -> None:
-    assert code.final is final
+def test_an_exit_code_says_whether_another_attempt_can_help(code: ExitCode, rule: Retry) -> None:
+    assert retry_of(code.reason) is rule
+
+
+@pytest.mark.parametrize("reason", [r for r, meaning in MEANINGS.items() if meaning.fault is Fault.USER])
+def test_a_users_fault_is_never_retried_but_for_what_heals_itself(reason: Reason) -> None:
+    heals = {Reason.OUT_OF_MEMORY: Retry.SMALLER, Reason.JOB_DELETED: Retry.FREE}
+    assert retry_of(reason) is heals.get(reason, Retry.NEVER)
 
 
 @pytest.mark.parametrize("code", list(ExitCode))

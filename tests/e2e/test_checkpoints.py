@@ -44,5 +44,7 @@ def test_a_pod_that_is_evicted_is_replaced_by_one_that_goes_on(
     assert 10 <= resumed_at < STEPS
     assert [step["step"] for step in report["steps"]] == list(range(1, STEPS + 1))
     assert not [file for file in files if "checkpoints" in file.parts]
-    assert status["attempts"][0]["resumedAtStep"] == resumed_at
+    first, second = status["attempts"]
+    assert (first["reason"], second["reason"], second["resumedAtStep"]) == ("Disrupted", "Succeeded", resumed_at)
+    assert "failures" not in status
     assert "checkpoint" not in status

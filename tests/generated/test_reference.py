@@ -1,7 +1,7 @@
 """The reference pages say of every field, reason and exit code what the contract says."""
 
 from finetune_api.base import NotYet
-from finetune_api.conditions import MEANINGS, Reason
+from finetune_api.conditions import MEANINGS, Reason, retry_of
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.run import ExitCode
 from finetune_api.spec import FineTuneJobSpec
@@ -58,7 +58,6 @@ def test_what_is_refused_for_now_is_said_of_the_field_of_its_values_and_of_all_b
     }
     assert marked < refused
     assert SPEC["training.precision"].support == "not supported yet: `fp16`"
-    assert SPEC["suspend"].support == "not supported yet: `true`"
     assert SPEC["data.prepare.minTokens"].support == "not supported yet"
     page = reference.finetunejob()
     inner = next(line for line in page.splitlines() if line.startswith("| `prepare.minTokens`"))
@@ -77,9 +76,10 @@ def test_every_reason_has_a_row_with_fault_and_next_step():
         assert MEANINGS[reason].next_step in page
 
 
-def test_every_exit_code_has_a_row_and_says_whether_another_try_can_help():
+def test_every_exit_code_has_a_row_and_says_whether_another_attempt_follows():
     rows = {line.split(" | ")[0].strip("| "): line for line in reference.exit_codes().splitlines()}
     for code in ExitCode:
         assert code.reason in rows[str(int(code))]
+        assert not code or f" {retry_of(code.reason).replace('never', 'no')} " in rows[str(int(code))]
     assert " no " in rows["11"]
-    assert " can help " in rows["20"]
+    assert " counted " in rows["20"]

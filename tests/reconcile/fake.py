@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api import names
-from finetune_api.conditions import Phase
+from finetune_api.conditions import Phase, Reason, Retry, retry_of
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator import failures
 from finetune_operator.cluster import ApiError
+from finetune_operator.observed import JobState, PodState
 from tests import builders as b
 
 Raw = dict[str, Any]
@@ -48,6 +51,10 @@ class FakeCluster:
         self.created: list[str] = []
         self.phases: list[str] = []
         self.reasons: list[str] = []
+        self.ends: dict[int, str] = {}
+        """The reason for which each attempt ended, by its number."""
+        self.complaints: list[Raw] = []
+        """The Events of Jobs about pods that were refused."""
         self.crash_at: int | None = None
         self.crash_when = "before"
         self._calls = 0
@@ -70,6 +77,22 @@ class FakeCluster:
                 held[told["metadata"]["name"]] = raw
         for stream in self.streams:
             getattr(stream, kind).append((event, copy.deepcopy(told)))
+
+    def background_delete(self, job: Raw) -> None:
+        """A Job goes at once, its pods that have ended too; those that live are asked to end."""
+        self.store("jobs", None, job)
+        for pod in self.pods_of(job):
+            if PodState.of(pod).ended:
+                self.store("pods", None, pod)
+            else:
+                asked = copy.deepcopy(pod)
+                asked["metadata"]["deletionTimestamp"] = b.CREATED
+                self.store("pods", asked)
+
+    def pods_of(self, job: Raw) -> list[Raw]:
+        """Those of one Job."""
+        attempt = job["metadata"]["labels"][names.LABEL_ATTEMPT]
+        return [pod for pod in self.pods.values() if pod["metadata"]["labels"][names.LABEL_ATTEMPT] == attempt]
 
     # the reconciler's calls
 
@@ -109,15 +132,37 @@ class FakeCluster:
 
     async def create_job(self, manifest: Raw) -> Raw:
         die = self._enter()
-        name = manifest["metadata"]["name"]
+        name, labels = manifest["metadata"]["name"], manifest["metadata"]["labels"]
         if name in self.jobs:
             raise ApiError(409, {"reason": "AlreadyExists"})
-        made = b.job(uid=manifest["metadata"]["labels"][names.LABEL_JOB_UID], name=name)
+        self._allow_attempt()
+        made = b.job(uid=labels[names.LABEL_JOB_UID], name=name, attempt=int(labels[names.LABEL_ATTEMPT]))
         made["metadata"]["uid"] = f"job-{len(self.created)}"
         self.created.append(name)
         self.store("jobs", made)
         self._leave(die)
         return copy.deepcopy(made)
+
+    def _allow_attempt(self) -> None:
+        """No attempt begins while anything of another one lives, or after a failure that another one cannot mend."""
+        assert [job for job in self.jobs.values() if not JobState.of(job).ended] == []
+        assert [pod for pod in self.pods.values() if not PodState.of(pod).ended] == []
+        failed = [failures.of_pod(state) for pod in self.pods.values() if (state := PodState.of(pod)).failed]
+        assert [failure.reason for failure in failed if retry_of(failure.reason) is Retry.NEVER] == []
+
+    async def delete_job(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
+        die = self._enter()
+        job = self.jobs.get(name)
+        if job is not None:
+            meta = job["metadata"]
+            if (meta["uid"], meta["resourceVersion"]) != (uid, resource_version):
+                raise ApiError(409, {"reason": "Conflict"})
+            self.background_delete(job)
+        self._leave(die)
+
+    async def list_refusals(self, namespace: str, uid: str) -> list[Raw]:
+        self._leave(self._enter())
+        return copy.deepcopy(self.complaints)
 
     async def patch_status(self, namespace: str, name: str, resource_version: str, status: Raw) -> Raw:
         die = self._enter()
@@ -127,11 +172,25 @@ class FakeCluster:
             raise ApiError(409, {"reason": "Conflict"})
         changed = copy.deepcopy(self.finetunejob)
         changed["status"] = merged(changed.get("status") or {}, status)
+        FineTuneJobStatus.model_validate(changed["status"])
+        self._note_attempts(changed["status"])
         self.phases.append(changed["status"]["phase"])
         self.reasons.append(changed["status"]["conditions"][0]["reason"])
         self.store("finetunejobs", changed)
         self._leave(die)
         return copy.deepcopy(changed)
+
+    def _note_attempts(self, status: Raw) -> None:
+        """An end is never changed; only the last attempt may have none; and those are counted that count."""
+        attempts = status.get("attempts") or []
+        for attempt in attempts:
+            if "finishedAt" in attempt:
+                assert self.ends.setdefault(attempt["number"], attempt["reason"]) == attempt["reason"]
+        assert all("finishedAt" in attempt for attempt in attempts[:-1])
+        rules = [retry_of(Reason(reason)) for reason in self.ends.values()]
+        counted = sum(rule in (Retry.COUNTED, Retry.SMALLER) for rule in rules)
+        assert status.get("failures", 0) == counted
+        assert [rule for rule in rules[:-1] if rule is Retry.NEVER] == []
 
     async def create_event(self, manifest: Raw) -> None:
         self._leave(self._enter())

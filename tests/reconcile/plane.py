@@ -27,10 +27,11 @@ from finetune_local.operator_process import free_port
 from finetune_operator.app import watch_finetunejobs
 from finetune_operator.cluster import Cluster
 from finetune_operator.metrics import Metrics
-from finetune_operator.outcome import format_time
+from finetune_operator.observed import PodState
 from finetune_operator.permissions import PERMISSIONS, Scope
 from finetune_operator.runtime import Operator, utc_now
 from finetune_operator.settings import PREFIX, Settings
+from finetune_operator.times import format_time
 from tests import builders as b
 
 Raw = dict[str, Any]
@@ -77,12 +78,12 @@ class Plane:
 
     def settings(self, **more: Any) -> Settings:
         """Settings of an operator here, on free ports."""
-        chosen = _BINDS | {"health_port": 0, "metrics_port": 0, "identity": "one"}
+        chosen = _BINDS | {"health_port": 0, "metrics_port": 0, "identity": "one", "retry_backoff": 0.05}
         return Settings(**(chosen | more))
 
     def environment(self, **settings: Any) -> dict[str, str]:
         """The same for a process."""
-        chosen = _BINDS | {"health_port": free_port(), "metrics_port": free_port()} | settings
+        chosen = _BINDS | {"health_port": free_port(), "metrics_port": free_port(), "retry_backoff": 0.05} | settings
         ours = {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
         return os.environ | ours
 
@@ -166,6 +167,11 @@ class Plane:
         path = f"/apis/{names.API_VERSION}/namespaces/{manifest['metadata']['namespace']}/{names.PLURAL}"
         return await self.client.create(path, manifest)
 
+    async def change(self, name: str = "support-bot", **fields: Any) -> None:
+        """Change fields of a FineTuneJob's spec."""
+        path = f"/apis/{names.API_VERSION}/namespaces/{b.NAMESPACE}/{names.PLURAL}/{name}"
+        await self.client.patch(path, {"spec": fields})
+
     async def delete(self, name: str = "support-bot") -> None:
         """Delete a FineTuneJob."""
         await self.client.delete(f"/apis/{names.API_VERSION}/namespaces/{b.NAMESPACE}/{names.PLURAL}/{name}")
@@ -214,10 +220,13 @@ class Plane:
     # the kubelet
 
     async def kubelet(self) -> None:
-        """Play the script for every pod; a pod without one stays Pending."""
+        """Play the script for every pod, and end those that are deleted; a pod without a script stays Pending."""
         while True:
             for pod in self.pods():
-                if pod["metadata"]["uid"] not in self._played:
+                if "deletionTimestamp" in pod["metadata"] and not PodState.of(pod).ended:
+                    marks = (pod.get("status") or {}).get("conditions") or ()
+                    await self.play(pod, b.ended_pod(143, conditions=tuple(marks)))
+                elif pod["metadata"]["uid"] not in self._played:
                     await self._play(pod)
             await asyncio.sleep(0.01)
 

@@ -29,6 +29,17 @@ def history(name: str) -> list[dict[str, Any]]:
     ]
 
 
+def refusals() -> list[str]:
+    """What the Events of the Job say whose namespace has no quota for pods."""
+    return [
+        row["object"]["message"]
+        for row in _rows()
+        if row["object"]["kind"] == "Event"
+        and row["object"]["reason"] == "FailedCreate"
+        and row["object"]["metadata"]["namespace"] == "quota"
+    ]
+
+
 def last_job(name: str) -> dict[str, Any]:
     """The Job in its last state."""
     return [seen for seen in history(name) if seen["kind"] == "Job"][-1]

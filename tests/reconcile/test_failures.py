@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.conditions import MEANINGS, Reason
+from finetune_api.conditions import MEANINGS, Reason, Retry, retry_of
 from finetune_api.run import ExitCode
 from finetune_operator import failures
 from finetune_operator.observed import JobState, PodState
@@ -12,6 +12,10 @@ from tests.reconcile import recorded
 
 def of_pod(raw):
     return failures.of_pod(PodState.of(raw))
+
+
+def disrupted(reason, message, **more):
+    return b.ended_pod(143, conditions=(b.condition("DisruptionTarget", reason, message),), **more)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,9 @@ def test_an_exit_code_speaks_where_there_is_no_message(code):
         (b.ended_pod(12, "not JSON"), Reason.MODEL_INVALID, "exit code 12"),
         (b.ended_pod(12, b.error("FromTheFuture", "?")), Reason.MODEL_INVALID, "exit code 12"),
         (b.ended_pod(137), Reason.TRAINER_KILLED, "SIGKILL"),
+        (b.ended_pod(143, gone_by=b.CREATED), Reason.DISRUPTED, "was deleted"),
+        (b.ended_pod(137, gone_by=b.CREATED), Reason.DISRUPTED, "was deleted"),
+        (b.ended_pod(1, gone_by=b.CREATED), Reason.TRAINER_CRASHED, "exit code 1"),
         (b.ended_pod(139), Reason.TRAINER_KILLED, "SIGSEGV"),
         (b.ended_pod(137, b.result()), Reason.TRAINER_KILLED, "SIGKILL"),
         (b.ended_pod(137, reason="OOMKilled"), Reason.OUT_OF_MEMORY, "memory limit"),
@@ -87,9 +94,43 @@ def test_an_exit_code_speaks_where_there_is_no_message(code):
         (b.pod(phase="Failed"), Reason.DISRUPTED, "before its trainer ended"),
         (
             b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "PreemptionByScheduler", "to make room"),)),
-            Reason.DISRUPTED,
+            Reason.PREEMPTED,
             "PreemptionByScheduler: to make room",
         ),
+        (disrupted("EvictionByEvictionAPI", "Eviction API: evicting"), Reason.DISRUPTED, "from node node1"),
+        (disrupted("DeletionByTaintManager", "Taint manager: deleting"), Reason.NODE_LOST, "from node node1"),
+        (disrupted("DeletionByPodGC", "PodGC: node no longer exists"), Reason.NODE_LOST, "no longer exists"),
+        (disrupted("TerminationByKubelet", "The node was low on resource: memory."), Reason.DISRUPTED, "memory"),
+        (
+            disrupted("TerminationByKubelet", "The node was low on resource: ephemeral-storage."),
+            Reason.DISK_FULL,
+            "ephemeral-storage",
+        ),
+        (
+            disrupted("TerminationByKubelet", 'Usage of EmptyDir volume "scratch" exceeds the limit "1Gi"'),
+            Reason.DISK_FULL,
+            "scratch",
+        ),
+        (
+            b.ended_pod(
+                11,
+                b.error("DataInvalid", "line 3: no JSON"),
+                conditions=(b.condition("DisruptionTarget", "EvictionByEvictionAPI"),),
+            ),
+            Reason.DATA_INVALID,
+            "line 3",
+        ),
+        (
+            b.ended_pod(
+                21,
+                b.error("Preempted", "asked to stop"),
+                conditions=(b.condition("DisruptionTarget", "DeletionByTaintManager"),),
+            ),
+            Reason.NODE_LOST,
+            "taken away",
+        ),
+        (b.ended_pod(21, b.error("Preempted", "asked to stop")), Reason.PREEMPTED, "asked to stop"),
+        (b.ended_pod(16, b.error("OutOfMemory", "CUDA out of memory")), Reason.OUT_OF_MEMORY, "CUDA out of memory"),
     ],
 )
 def test_who_ended_the_trainer_is_told_by_the_surest_witness(pod, reason, said):
@@ -98,20 +139,25 @@ def test_who_ended_the_trainer_is_told_by_the_surest_witness(pod, reason, said):
     assert said in failure.message
 
 
-def test_a_job_failed_as_its_last_pod_did_and_says_how_often():
-    job = JobState.of(b.job(b.condition("Failed", "BackoffLimitExceeded"), failed=3))
-    pods = [
-        PodState.of(b.ended_pod(20, name="a", created="2026-11-21T10:00:00Z")),
-        PodState.of(b.ended_pod(1, "boom", name="b", created="2026-11-21T10:02:00Z")),
-    ]
-    failure = failures.of_job(job, pods)
+@pytest.mark.parametrize(
+    "others",
+    [
+        [b.ended_pod(23, name="z", created="2026-11-21T10:02:00Z")],
+        [b.ended_pod(21, name="z", created="2026-11-21T10:02:00Z")],
+        [disrupted("EvictionByEvictionAPI", "evicting", name="z")],
+        [b.running_pod("z")],
+        [b.ended_pod(20, name="a")],
+    ],
+)
+def test_of_several_pods_the_one_that_ended_by_itself_says_why(others):
+    pods = [PodState.of(raw) for raw in (b.ended_pod(1, "boom", name="m"), *others)]
+    failure = failures.of_job(JobState.of(b.failed_job()), pods)
     assert failure.reason is Reason.TRAINER_CRASHED
     assert "boom" in failure.message
-    assert "failed 3 times" in failure.message
 
 
 FINAL = [
-    *(code.reason for code in ExitCode if code),
+    *(code.reason for code in ExitCode if code and retry_of(code.reason) is not Retry.FREE),
     *(reason for reason in Reason if reason.startswith("ModelJob")),
     Reason.INVALID_SPEC,
     Reason.NAME_CONFLICT,
@@ -119,8 +165,12 @@ FINAL = [
     Reason.TRAINER_CRASHED,
     Reason.TRAINER_KILLED,
     Reason.RESULT_MISSING,
-    Reason.JOB_DELETED,
-    Reason.DISRUPTED,
+    Reason.RESULT_LOST,
+    Reason.STALLED,
+    Reason.DEADLINE_EXCEEDED,
+    Reason.POD_REFUSED,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.CONTAINER_CONFIG_ERROR,
 ]
 
 
@@ -136,9 +186,8 @@ def test_the_next_step_after_a_final_failure_leads_out_of_it(reason):
 @pytest.mark.parametrize("mend", ["Correct the line.", "Correct the line"])
 def test_the_trainers_own_words_lead_out_of_a_final_failure_too(mend):
     pods = [PodState.of(b.ended_pod(20, b.error("StorageUnavailable", f"S3 is away. {mend}")))]
-    failed_twice = JobState.of(b.job(b.condition("Failed", "BackoffLimitExceeded"), failed=2))
-    assert failures.of_job(failed_twice, pods).message == (
-        "S3 is away. Correct the line. It failed 2 times. After the mend delete the FineTuneJob and apply it again."
+    assert failures.of_job(JobState.of(b.failed_job()), pods).message == (
+        "S3 is away. Correct the line. After the mend delete the FineTuneJob and apply it again."
     )
 
 
@@ -146,6 +195,32 @@ def test_a_job_that_left_no_pod_is_told_by_its_condition():
     failure = failures.of_job(JobState.of(b.job(b.condition("Failed", "DeadlineExceeded", "too long"))), [])
     assert failure.reason is Reason.TRAINER_CRASHED
     assert "DeadlineExceeded: too long" in failure.message
+
+
+def test_a_pod_that_failed_and_is_gone_was_taken_away():
+    """A Job leaves its failed pods where they are."""
+    assert failures.of_job(JobState.of(b.failed_job()), []).reason is Reason.DISRUPTED
+
+
+def test_a_quotas_refusal_is_told_in_its_own_words_and_in_the_same_ones_each_time():
+    told = {failures.of_refusal(said).message for said in recorded.refusals()}
+    assert len(recorded.refusals()) > 3
+    assert len(told) == 1
+    assert "exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=0" in told.pop()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('Error creating: pods "x-1" is forbidden: exceeded quota: q', Reason.QUOTA_EXCEEDED),
+        ('Error creating: pods "x-1" is forbidden: violates PodSecurity "restricted:latest"', Reason.POD_REFUSED),
+        ('Error creating: pods "x-1" is forbidden: error looking up service account a/b', Reason.POD_REFUSED),
+    ],
+)
+def test_a_quota_is_told_from_other_refusals(said, reason):
+    failure = failures.of_refusal(said)
+    assert failure.reason is reason
+    assert "x-1" not in failure.message
 
 
 def test_a_message_of_any_length_is_quoted_in_bounds():

@@ -144,16 +144,175 @@ async def test_a_job_applied_again_under_its_old_name_is_another_one(tmp_path):
 
 
 @asynchronous
-async def test_a_job_whose_job_was_deleted_by_hand_fails_and_says_so(tmp_path):
+async def test_a_job_whose_job_was_deleted_by_hand_goes_on_in_another_attempt_and_says_why(tmp_path):
     async with plane(tmp_path) as p, p.operator():
-        p.script["support-bot"] = [RUNS]
+        p.script["support-bot"] = [RUNS, SUCCEEDS]
         await p.apply()
         name = (await p.phase("Running"))["jobRef"]["name"]
         await p.delete_job(name)
+        status = await p.phase("Succeeded")
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["JobDeleted", "Succeeded"]
+        assert f"Job {name} was deleted before it had finished" in status["attempts"][0]["message"]
+        assert "failures" not in status
+        assert "JobDeleted" in p.events()
+
+
+async def deleted_by_hand(p: Plane) -> None:
+    for pod in p.pods():
+        await p.client.delete(f"/api/v1/namespaces/{b.NAMESPACE}/pods/{pod['metadata']['name']}")
+
+
+async def evicted(p: Plane) -> None:
+    for pod in p.pods():
+        meta = pod["metadata"]
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": meta["name"]}}
+        await p.client.create(f"/api/v1/namespaces/{b.NAMESPACE}/pods/{meta['name']}/eviction", eviction)
+
+
+@pytest.mark.parametrize("taken", [deleted_by_hand, evicted])
+@asynchronous
+async def test_a_pod_that_is_taken_away_does_not_count(tmp_path, taken):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [RUNS, RUNS, SUCCEEDS]
+        await p.apply(runPolicy={"maxRetries": 0})
+        for _ in range(2):
+            job = (await p.phase("Running"))["jobRef"]["name"]
+            await taken(p)
+            await until(lambda job=job: p.status()["jobRef"]["name"] != job, "the next attempt")
+        status = await p.phase("Succeeded")
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["Disrupted", "Disrupted", "Succeeded"]
+        assert "failures" not in status
+
+
+@asynchronous
+async def test_a_suspended_job_has_no_job_and_no_pod_and_goes_on_when_it_may(tmp_path):
+    async with plane(tmp_path) as p, p.operator() as operator:
+        p.script["support-bot"] = [RUNS, SUCCEEDS]
+        await p.apply()
+        await p.phase("Running")
+        await p.change(suspend=True)
+        status = await p.phase("Suspended")
+        assert (p.jobs(), p.pods()) == ([], [])
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["Suspended"]
+        await settled(p, operator)
+        before = len(p.server.requests)
+        await settled(p, operator)
+        assert p.writes(before) == []
+        await p.change(suspend=False)
+        status = await p.phase("Succeeded")
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["Suspended", "Succeeded"]
+        assert "failures" not in status
+
+
+@asynchronous
+async def test_a_job_that_is_applied_suspended_waits_for_its_word(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [SUCCEEDS]
+        await p.apply(suspend=True)
+        await p.phase("Suspended")
+        assert p.jobs() == []
+        await p.change(suspend=False)
+        await p.phase("Succeeded")
+
+
+@asynchronous
+async def test_a_cancelled_job_ends_and_its_record_stays(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [RUNS]
+        await p.apply()
+        await p.phase("Running")
+        await p.change(cancel=True)
+        status = await p.phase("Cancelled")
+        assert (p.jobs(), p.pods()) == ([], [])
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["Cancelled"]
+        await until(lambda: p.events()[-2:] == ["Stopping", "Cancelled"], "the Events")
+        await p.change(cancel=False)
+        await until(lambda: p.status()["observedGeneration"] == 3, "the change is seen")
+        assert p.status()["phase"] == "Cancelled"
+
+
+@asynchronous
+async def test_a_job_past_its_deadline_fails_and_frees_what_it_held(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [RUNS]
+        await p.apply(runPolicy={"deadline": "1s"})
         status = await p.phase("Failed")
-        assert f"Job {name} was deleted before it had finished" in status["message"]
-        await until(lambda: p.events()[-1] == "JobDeleted", "the Event")
-        await until(lambda: not p.jobs(), "no second Job")
+        assert "was not done within 1s (spec.runPolicy.deadline)" in status["message"]
+        assert (p.jobs(), p.pods()) == ([], [])
+
+
+@asynchronous
+async def test_a_trainer_that_reports_no_progress_is_stopped_and_tried_again(tmp_path):
+    async with plane(tmp_path) as p:
+        port = free_port()
+        reporting = {"reports_url": f"https://127.0.0.1:{port}/v1/reports", "reports_port": port}
+        p.script["support-bot"] = [RUNS, SUCCEEDS]
+        async with p.operator(**reporting):
+            await p.apply(runPolicy={"stallTimeout": "1s"})
+            status = await p.phase("Succeeded")
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["Stalled", "Succeeded"]
+        assert status["failures"] == 1
+
+
+@asynchronous
+async def test_a_pod_that_cannot_start_is_given_up_in_time_and_one_that_finds_no_node_is_not(tmp_path):
+    async with plane(tmp_path) as p, p.operator(give_up_after=1.0) as operator:
+        unschedulable = b.pod(conditions=(b.condition("PodScheduled", "Unschedulable", "0/1 nodes", "False"),))
+        p.script |= {"waits": [[unschedulable]], "support-bot": [[b.waiting_pod("ImagePullBackOff", "no such image")]]}
+        await p.apply(name="waits")
+        await p.apply()
+        status = await p.phase("Failed")
+        assert "no such image; given up after 1 s" in status["message"]
+        await until(lambda: [job["metadata"]["name"][:5] for job in p.jobs()] == ["waits"], "its Job is gone")
+        await settled(p, operator)
+        assert "0/1 nodes" in p.status("waits")["message"]
+
+
+@asynchronous
+async def test_a_queue_lets_the_job_go_and_takes_it_back(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [RUNS, SUCCEEDS]
+        await p.apply(scheduling={"queue": "team-a"})
+        name = (await p.phase("Queued"))["jobRef"]["name"]
+        (job,) = p.jobs()
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+        path = f"/apis/batch/v1/namespaces/{b.NAMESPACE}/jobs/{name}"
+        for suspend, phase in ((False, "Running"), (True, "Queued"), (False, "Succeeded")):
+            await p.client.patch(path, {"spec": {"suspend": suspend}})
+            status = await p.phase(phase)
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
+        assert "failures" not in status
+
+
+@asynchronous
+async def test_a_quotas_refusal_is_told_from_the_events_of_the_job_and_passes_by_itself(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [SUCCEEDS]
+        refuses = True
+
+        async def quota(call, when):
+            if refuses and when == "before" and call.resource == "pods" and call.verb == "create":
+                raise ApiError(403, "Forbidden", 'pods "support-bot-0-x" is forbidden: exceeded quota: q, used: pods=0')
+
+        p.server.interceptor = quota
+        await p.apply()
+        await until(lambda: "QuotaExceeded" in p.events(), "it is told")
+        assert "the pod is forbidden: exceeded quota: q, used: pods=0" in p.status()["message"]
+        assert p.status()["phase"] == "Starting"
+        refuses = False
+        await p.phase("Succeeded")
+
+
+@asynchronous
+async def test_after_its_time_a_finished_job_leaves_its_finetunejob_alone(tmp_path):
+    async with plane(tmp_path) as p, p.operator() as operator:
+        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(1)], SUCCEEDS]
+        await p.apply(runPolicy={"ttlAfterFinished": "1s"})
+        await p.phase("Succeeded")
+        await until(lambda: not p.jobs() and not p.pods(), "the Jobs are gone")
+        await settled(p, operator)
+        assert p.status()["phase"] == "Succeeded"
+        assert p.jobs() == []
 
 
 @asynchronous
@@ -221,8 +380,22 @@ async def test_a_trainer_that_is_killed_is_tried_again_and_the_retry_is_told(tmp
         p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137)], SUCCEEDS]
         await p.apply()
         status = await p.phase("Succeeded")
-        assert status["attempts"][0]["reason"] == "Succeeded"
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["TrainerKilled", "Succeeded"]
+        assert status["failures"] == 1
         assert "Retrying" in p.events()
+
+
+@asynchronous
+async def test_memory_that_runs_out_halves_what_the_next_attempt_lets_through(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137, reason="OOMKilled")], [b.ended_pod(16)], SUCCEEDS]
+        await p.apply()
+        status = await p.phase("Succeeded")
+        assert [attempt.get("microBatchDivisor", 1) for attempt in status["attempts"]] == [1, 2, 4]
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["OutOfMemory", "OutOfMemory", "Succeeded"]
+        runs = [job["spec"]["template"]["metadata"]["annotations"][names.ANNOTATION_RUN] for job in p.jobs()]
+        assert sorted(json.loads(run)["microBatchDivisor"] for run in runs) == [1, 2, 4]
+        assert len({json.loads(run)["outputPrefix"] for run in runs}) == 1
 
 
 @asynchronous
@@ -233,7 +406,8 @@ async def test_a_trainer_that_is_killed_every_time_fails_when_the_retries_are_us
         status = await p.phase("Failed")
         assert "SIGKILL" in status["message"]
         assert "It failed 2 times" in status["message"]
-        assert status["attempts"][0]["reason"] == "TrainerKilled"
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["TrainerKilled", "TrainerKilled"]
+        assert status["failures"] == 2
 
 
 @asynchronous
@@ -268,14 +442,14 @@ async def test_a_job_that_the_api_server_refuses_fails_with_its_words(tmp_path):
 
         async def quota(call, when):
             if when == "before" and call.resource == "jobs" and call.verb == "create":
-                raise ApiError(403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q')
+                raise ApiError(403, "Forbidden", 'jobs.batch "x" is forbidden: denied by policy q')
 
         p.server.interceptor = quota
         async with p.operator():
             await p.apply()
             status = await p.phase("Failed")
             await until(lambda: p.events() == ["JobRefused"], "the Event")
-        assert "exceeded quota: q" in status["message"]
+        assert "denied by policy q" in status["message"]
 
 
 @asynchronous
@@ -386,7 +560,8 @@ async def test_a_standby_does_nothing_until_the_leader_is_gone(tmp_path):
 
 @asynchronous
 async def test_the_permissions_are_just_what_the_operator_uses(tmp_path):
-    """No call is refused, and each permission is used, in a story with a retry, a source, a report and a restart."""
+    """No call is refused, and each permission is used, in a story with a retry, a source, a report, a suspension and a
+    Job without a pod."""
     async with plane(tmp_path) as p:
         port = free_port()
         reporting = {"reports_url": f"https://127.0.0.1:{port}/v1/reports", "reports_port": port}
@@ -396,10 +571,15 @@ async def test_the_permissions_are_just_what_the_operator_uses(tmp_path):
             await p.phase("Succeeded")
             await p.apply(name="early", model={"uri": "job://nothing"})
             await p.phase("Failed", "early")
-            p.script["lost"] = [RUNS]
-            await p.apply(name="lost")
-            await p.delete_job((await p.phase("Running", "lost"))["jobRef"]["name"])
-            await p.phase("Failed", "lost")
+            p.script["rests"] = [RUNS]
+            await p.apply(name="rests")
+            await p.phase("Running", "rests")
+            await p.change("rests", suspend=True)
+            await p.phase("Suspended", "rests")
+            p.server.interceptor = no_pods
+            await p.apply(name="refused")
+            await until(lambda: "PodRefused" in p.events("refused"), "its Events are read")
+            p.server.interceptor = None
             assert (await p.report(port, "not a token", b.report()))[0] == 401
         asked = {
             (call.group, f"{call.resource}/{call.subresource}" if call.subresource else call.resource, call.verb)
@@ -408,6 +588,11 @@ async def test_the_permissions_are_just_what_the_operator_uses(tmp_path):
         }
         assert [call for call in p.server.requests if call.user == OPERATOR and call.status == 403] == []
         assert asked == {(rule.group, rule.full_resource, verb) for rule in PERMISSIONS for verb in rule.verbs}
+
+
+async def no_pods(call, when) -> None:
+    if when == "before" and call.resource == "pods" and call.verb == "create":
+        raise ApiError(403, "Forbidden", 'pods "x" is forbidden: violates PodSecurity "restricted:latest"')
 
 
 def resident_mib(pid: int) -> float:

@@ -8,6 +8,7 @@ import pytest
 from finetune_api import names
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import Report
+from finetune_operator.attempts import Attempts
 from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
 from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
@@ -21,14 +22,19 @@ NOW = datetime(2026, 11, 21, 10, 0, 8, tzinfo=UTC)
 REPORTING = Reporting("https://operator.ft.svc/v1/reports", "PEM")
 
 
-def decide(raw, now=NOW, **observed) -> Decision:
-    return plan(raw, Observed(**observed), now, Settings(), REPORTING)
+def decide(raw, now=NOW, settings=None, **observed) -> Decision:
+    return plan(raw, Observed(**observed), now, settings or Settings(), REPORTING)
 
 
 def seen(*pods, job=None, **more):
     """Observed, from raw objects."""
     found = {"job": JobState.of(job or b.job()), "pods": sorted_pods([PodState.of(pod) for pod in pods])}
+    found["complaint"] = ""  # its Events were read, and there is none
     return found | more
+
+
+OLD = NOW + timedelta(seconds=30)
+"""A moment at which a Job should have made its pod."""
 
 
 def applied(raw, decision):
@@ -42,6 +48,9 @@ def applied(raw, decision):
         else:
             status[key] = value
     return raw | {"status": status}
+
+
+EVICTED = b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "EvictionByEvictionAPI", "evicting"),))
 
 
 def started(raw=None):
@@ -80,7 +89,7 @@ def test_nothing_is_written_before_the_job_exists():
         ),
         (seen(b.ended_pod(0, b.result()), job=b.job("Complete")), Phase.SUCCEEDED, Reason.SUCCEEDED, "s3://team-a/ada"),
         (
-            seen(b.ended_pod(11, b.error("DataInvalid", "line 3")), job=b.job("Failed")),
+            seen(b.ended_pod(11, b.error("DataInvalid", "line 3")), job=b.failed_job()),
             Phase.FAILED,
             Reason.DATA_INVALID,
             "line 3",
@@ -97,33 +106,32 @@ def test_nothing_is_written_before_the_job_exists():
             Reason.RESULT_MISSING,
             "no JSON",
         ),
-        (seen(job=b.job("Complete"), confirmed=True), Phase.FAILED, Reason.RESULT_MISSING, "pod is gone"),
+        (seen(job=b.job("Complete"), confirmed=True), Phase.STARTING, Reason.RETRYING, "pod is gone"),
         (
-            seen(b.ended_pod(20), job=b.job(failed=1)),
-            Phase.STARTING,
-            Reason.RETRYING,
-            "StorageUnavailable",
+            seen(job=b.job("Complete"), gone=(PodState.of(b.ended_pod(0, b.result())),)),
+            Phase.SUCCEEDED,
+            Reason.SUCCEEDED,
+            "s3://team-a/ada",
         ),
-        (seen(b.ended_pod(1), b.pod(name="z"), job=b.job(failed=1)), Phase.STARTING, Reason.RETRYING, "exit code 1"),
-        (
-            seen(b.ended_pod(1), b.running_pod(name="z", created="2026-11-21T10:00:01Z"), job=b.job(failed=1)),
-            Phase.RUNNING,
-            Reason.TRAINING,
-            "Pod z",
-        ),
-        (
-            seen(b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "Evicted"),))),
-            Phase.STARTING,
-            Reason.DISRUPTED,
-            "taken away",
-        ),
-        (seen(job=b.job("Suspended")), Phase.SUSPENDED, Reason.JOB_CREATED, "suspended"),
+        (seen(b.ended_pod(20), job=b.failed_job()), Phase.STARTING, Reason.RETRYING, "StorageUnavailable"),
+        (seen(b.ended_pod(1), job=b.failed_job()), Phase.STARTING, Reason.RETRYING, "exit code 1"),
+        (seen(b.ended_pod(16), job=b.failed_job()), Phase.STARTING, Reason.RETRYING, "with half as much"),
+        (seen(EVICTED, job=b.failed_job()), Phase.STARTING, Reason.DISRUPTED, "taken away"),
+        (seen(job=b.failed_job(), gone=(PodState.of(EVICTED),)), Phase.STARTING, Reason.DISRUPTED, "taken away"),
+        (seen(job=b.failed_job(), confirmed=True), Phase.STARTING, Reason.DISRUPTED, "left no pod"),
+        (seen(job=b.job(suspend=True)), Phase.QUEUED, Reason.QUEUED, "waits for its turn"),
         (seen(job=b.job(owner="somebody")), Phase.FAILED, Reason.NAME_CONFLICT, "left untouched"),
         (
-            {"refusal": "exceeded quota: q"},
+            {"refusal": "creating Job a/b was refused: denied by policy p"},
             Phase.FAILED,
             Reason.JOB_REFUSED,
-            "quota",
+            "policy p",
+        ),
+        (
+            {"refusal": "creating Job a/b was refused: exceeded quota: q"},
+            Phase.PENDING,
+            Reason.QUOTA_EXCEEDED,
+            "quota: q",
         ),
     ],
 )
@@ -142,7 +150,7 @@ def test_what_is_seen_decides_where_the_job_is(observed, phase, reason, said):
     [
         seen(job=b.job("Complete")),
         seen(b.ended_pod(0, "not readable"), job=b.job("Complete")),
-        seen(job=b.job("Failed")),
+        seen(job=b.failed_job()),
     ],
 )
 def test_a_verdict_that_cannot_be_taken_back_is_confirmed_first(observed):
@@ -156,39 +164,36 @@ def test_a_pod_that_ended_is_no_news_until_its_job_says_what_comes_of_it(pod):
     assert decide(under_way(), **seen(pod)) == Decision()
 
 
-def test_a_job_whose_failure_is_decided_is_not_called_a_retry():
-    job = b.job("FailureTarget", failed=1)
-    assert decide(under_way(), **seen(b.ended_pod(1), job=job)) == Decision()
-
-
 @pytest.mark.parametrize(
     "pod",
     [
         b.ended_pod(137),
         b.ended_pod(20),
         b.ended_pod(20, b.error("StorageUnavailable", "S3 is away. Check the network.")),
-        b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "Evicted"),)),
+        EVICTED,
     ],
 )
-def test_while_the_job_tries_again_nobody_is_told_to_apply_it_anew(pod):
-    decision = decide(under_way(), **seen(pod, job=b.job(failed=1)))
+def test_while_another_attempt_follows_nobody_is_told_to_apply_it_anew(pod):
+    decision = decide(under_way(), **seen(pod, job=b.failed_job()))
     assert decision.status is not None
-    assert "the job starts another" in decision.status["message"].lower()
+    assert "It begins anew in attempt 1" in decision.status["message"]
+    assert decision.requeue_after == 0.0, "its own write is no event for the operator"
     assert "Next step" not in decision.status["message"]
     assert "apply" not in decision.status["message"]
 
 
 def test_a_job_that_vanished_is_looked_for_and_then_told():
     assert decide(started()).actions == (Confirm(),)
-    decision = decide(started(), confirmed=True)
+    decision = decide(under_way(), confirmed=True)
     assert decision.status is not None
-    assert decision.status["phase"] == Phase.FAILED
+    assert decision.status["phase"] == Phase.STARTING
     assert "was deleted before it had finished" in decision.status["message"]
+    assert "failures" not in decision.status
     assert [event.reason for event in decision.events] == [Reason.JOB_DELETED]
 
 
 @pytest.mark.parametrize("phase", [*(phase for phase in Phase if phase.terminal), "FromTheFuture"])
-@pytest.mark.parametrize("observed", [{}, seen(b.running_pod()), seen(job=b.job("Complete")), {"confirmed": True}])
+@pytest.mark.parametrize("observed", [{}, seen(b.ended_pod(1), job=b.job("Complete")), {"confirmed": True}])
 def test_a_final_phase_is_never_left(phase, observed):
     raw = b.finetunejob(status={"phase": phase, "observedGeneration": 1})
     assert decide(raw, **observed) == Decision()
@@ -288,6 +293,7 @@ def test_a_model_job_that_succeeded_gives_its_model_and_digest():
 
 
 def reported(percent, at=NOW, **metrics):
+    """What the pod reported."""
     status = Report.model_validate(b.report(percent, **metrics)).trainer_status
     return ReceivedReport("uid-of-support-bot-0-abcde", status, at)
 
@@ -333,7 +339,7 @@ def test_after_a_restart_without_a_report_the_phase_stays():
 def test_a_report_of_a_pod_that_is_gone_counts_no_more():
     raw = under_way()
     newer = b.running_pod("z", created="2026-11-21T10:00:03Z")
-    decision = decide(raw, **seen(b.ended_pod(1), newer, job=b.job(failed=1), report=reported(50)))
+    decision = decide(raw, **seen(b.ended_pod(1), newer, report=reported(50)))
     assert decision.status is not None
     assert "progress" not in decision.status
 
@@ -346,7 +352,19 @@ def owned(job):
 
 @pytest.mark.parametrize(
     "name",
-    ["succeeded", "user-error", "oom-killed", "retried-then-failed", "evicted", "image-missing", "secret-missing"],
+    [
+        "succeeded",
+        "user-error",
+        "oom-killed",
+        "retried-then-failed",
+        "evicted",
+        "image-missing",
+        "secret-missing",
+        "unschedulable",
+        "suspended",
+        "deleted-by-hand",
+        "bad-command",
+    ],
 )
 def test_a_recorded_life_is_told_in_few_writes_and_reaches_a_fixpoint(name):
     """Every event of a real Job and its pods, one after the other: never more writes than things that happened."""
@@ -359,20 +377,27 @@ def test_a_recorded_life_is_told_in_few_writes_and_reaches_a_fixpoint(name):
             pods[obj["metadata"]["name"]] = PodState.of(obj)
         if job is None:
             continue
-        observed = Observed(job=job, pods=sorted_pods(list(pods.values())), confirmed=True)
+        if Attempts.of(raw.get("status") or {}).number:
+            break
+        observed = Observed(job=job, pods=sorted_pods(list(pods.values())), confirmed=True, complaint="")
         decision = plan(raw, observed, now, Settings(progress_interval=3600), None)
         raw = applied(raw, decision)
-        assert plan(raw, observed, now, Settings(progress_interval=3600), None).status is None
+        if not Attempts.of(raw.get("status") or {}).number:
+            assert plan(raw, observed, now, Settings(progress_interval=3600), None).status is None
         told += [event.reason for event in decision.events]
     assert (
         told
         == {
             "succeeded": ["JobCreated", "ResultMissing"],
             "user-error": ["JobCreated", "DataInvalid"],
-            "oom-killed": ["JobCreated", "Training", "OutOfMemory"],
-            "retried-then-failed": ["JobCreated", "Training", "Retrying", "TrainerCrashed"],
-            "evicted": ["JobCreated", "Training", "Disrupted", "Training"],
+            "oom-killed": ["JobCreated", "Training", "Retrying"],
+            "retried-then-failed": ["JobCreated", "Training", "JobCreated", "Retrying"],
+            "evicted": ["JobCreated", "Training", "JobCreated", "Training"],
             "image-missing": ["JobCreated", "ImagePullFailed"],
             "secret-missing": ["JobCreated", "ContainerConfigError"],
+            "unschedulable": ["JobCreated", "Unschedulable"],
+            "suspended": ["Queued", "JobCreated", "Training", "Queued"],
+            "deleted-by-hand": ["JobCreated", "Training", "JobCreated", "Training"],
+            "bad-command": ["JobCreated", "Retrying"],
         }[name]
     )

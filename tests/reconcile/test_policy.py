@@ -11,7 +11,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.run import AdapterLocation, ModelLocation
 from finetune_operator import policy
 from finetune_operator.policy import Refused, grant, require_model
-from finetune_operator.render import job_manifest
+from finetune_operator.render import AttemptPlan, job_manifest
 from finetune_operator.settings import Settings
 from tests import builders as b
 
@@ -41,7 +41,7 @@ def pod(of: dict[str, Any] | None, **sections: Any) -> dict[str, Any]:
 
 
 def manifest(of: dict[str, Any] | None, **sections: Any) -> dict[str, Any]:
-    return job_manifest(granted(of, **sections), 0, MODEL, Settings(), None)
+    return job_manifest(granted(of, **sections), AttemptPlan(), MODEL, Settings(), None)
 
 
 def test_without_a_profile_the_settings_decide():
@@ -115,7 +115,7 @@ def test_priority_and_retries_keep_within_the_profile():
     assert pod(of)["priorityClassName"] == "low"
     assert pod(of, scheduling={"priorityClass": "high"})["priorityClassName"] == "high"
     given = granted(of, runPolicy={"maxRetries": 5})
-    assert given.job.spec.run_policy.max_retries == 1
+    assert given.used.max_retries == 1
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [

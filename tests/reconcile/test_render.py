@@ -8,22 +8,23 @@ from finetune_api import names, run
 from finetune_api.job import FineTuneJob
 from finetune_api.plain import odd_in_uri
 from finetune_operator.policy import grant
-from finetune_operator.render import Reporting, job_manifest, run_config
+from finetune_operator.render import AttemptPlan, Reporting, job_manifest, run_config
 from finetune_operator.settings import Settings
 from tests import builders as b
 
 MODEL = run.ModelLocation(uri="hf://a/b")
+FIRST = AttemptPlan()
 REPORTING = Reporting("https://operator.ft.svc/v1/reports", "-----BEGIN CERTIFICATE-----")
 
 
-def rendered(reporting=REPORTING, settings=None, **sections):
-    return manifest_of(b.finetunejob(**sections), reporting, settings or Settings())
+def rendered(reporting=REPORTING, settings=None, attempt=FIRST, **sections):
+    return manifest_of(b.finetunejob(**sections), reporting, settings or Settings(), attempt=attempt)
 
 
-def manifest_of(raw, reporting=REPORTING, settings=None, profile=None):
+def manifest_of(raw, reporting=REPORTING, settings=None, profile=None, attempt=FIRST):
     settings = settings or Settings()
     given = grant(FineTuneJob.read(raw), profile, settings)
-    return job_manifest(given, 0, MODEL, settings, reporting)
+    return job_manifest(given, attempt, MODEL, settings, reporting)
 
 
 def template(manifest):
@@ -55,16 +56,20 @@ def test_no_label_or_annotation_of_the_finetunejob_reaches_its_children():
     assert "argocd" not in text
 
 
-def test_disruption_is_not_counted_and_a_final_exit_code_ends_the_job_at_once():
+def test_the_first_pod_that_fails_ends_the_job_and_one_that_ends_well_while_it_is_deleted_is_none():
     spec = rendered(runPolicy={"maxRetries": 5})["spec"]
-    assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (5, "Failed")
-    fail, ignore = spec["podFailurePolicy"]["rules"]
-    assert fail == {
-        "action": "FailJob",
-        "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [10, 11, 12, 13, 14, 15, 16]},
-    }
-    assert ignore["action"] == "Ignore"
-    assert [c["type"] for c in ignore["onPodConditions"]] == ["DisruptionTarget"]
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"]) == (0, "Failed")
+    assert "podFailurePolicy" not in spec
+
+
+def test_a_further_attempt_has_its_number_its_divisor_and_the_prefix_of_its_job():
+    manifest = rendered(attempt=AttemptPlan(3, micro_batch_divisor=4))
+    assert manifest["metadata"]["name"] == names.child_name("support-bot", b.UID, 3)
+    assert manifest["metadata"]["labels"][names.LABEL_ATTEMPT] == "3"
+    written = template(manifest)["metadata"]["annotations"][names.ANNOTATION_RUN]
+    config = run.RunConfig.model_validate_json(written)
+    assert (config.attempt, config.micro_batch_divisor) == (3, 4)
+    assert config.output_prefix == names.job_prefix("s3://team-a/adapters/", "support-bot", b.UID)
 
 
 def test_the_pod_holds_one_token_and_that_is_for_us():
@@ -85,7 +90,7 @@ def test_the_run_file_and_the_authority_come_from_the_pods_own_annotations():
     }
     annotations = template(manifest)["metadata"]["annotations"]
     config = run.RunConfig.model_validate_json(annotations[names.ANNOTATION_RUN])
-    assert config.output_prefix == names.attempt_prefix("s3://team-a/adapters/", "support-bot", b.UID, 0)
+    assert config.output_prefix == names.job_prefix("s3://team-a/adapters/", "support-bot", b.UID)
     assert annotations[names.ANNOTATION_REPORTS_CA] == REPORTING.ca
 
 
@@ -172,5 +177,5 @@ def test_the_run_file_survives_its_way_through_the_annotation(key, rank, rate, s
         method={"lora": {"rank": rank}},
         training={"learningRate": rate, "seed": seed},
     )
-    config = run_config(FineTuneJob.read(raw), 0, MODEL)
+    config = run_config(FineTuneJob.read(raw), FIRST, MODEL)
     assert run.RunConfig.model_validate_json(config.to_json()) == config

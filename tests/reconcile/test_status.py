@@ -11,11 +11,13 @@ from finetune_api import names
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import Report, RunResult, TrainerStatus
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.attempts import AttemptEnd
 from finetune_operator.events import event_for
 from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
 from finetune_operator.outcome import Outcome, Situation, understood
 from finetune_operator.settings import Settings
-from finetune_operator.status import duration, merge_patch, next_status
+from finetune_operator.status import merge_patch, next_status
+from finetune_operator.times import duration, seconds_of
 from tests import builders as b
 from tests.reconcile.fake import merged
 
@@ -32,7 +34,8 @@ def conditions(status):
 
 
 def finished(reason=Reason.SUCCEEDED, **more):
-    return Outcome(Phase.SUCCEEDED if reason is Reason.SUCCEEDED else Phase.FAILED, reason, "It ended.", **more)
+    phase = Phase.SUCCEEDED if reason is Reason.SUCCEEDED else Phase.FAILED
+    return Outcome(phase, reason, "It ended.", ends=AttemptEnd(reason, "It ended."), **more)
 
 
 def test_every_outcome_makes_a_status_of_the_contract():
@@ -151,6 +154,26 @@ def test_a_cpu_job_used_no_gpu_and_every_try_of_a_gpu_job_counts():
         assert next_status(situation(raw, pods=pods), finished())["usage"]["gpuSeconds"] == seconds
 
 
+def test_what_earlier_attempts_took_is_counted_in_also_where_their_pods_are_gone():
+    pods = (PodState.of(b.ended_pod(1, name="a")),)
+    status = {"attempts": [{"number": 0}], "usage": {"gpuSeconds": 100, "novelty": 1}}
+    found = next_status(situation(b.finetunejob(status=status), gone=pods), finished(Reason.DATA_INVALID))
+    assert found["usage"] == {"gpuSeconds": 160, "novelty": 1}
+
+
+def test_the_last_ten_attempts_are_kept_and_those_that_count_are_counted():
+    status = {"attempts": [{"number": n, "finishedAt": b.CREATED, "novelty": n} for n in range(3, 13)], "failures": 4}
+    job = JobState.of(b.failed_job(attempt=13))
+    retried = Outcome(
+        Phase.STARTING, Reason.RETRYING, "", ends=AttemptEnd(Reason.TRAINER_CRASHED, "boom", counted=True)
+    )
+    found = next_status(situation(b.finetunejob(status=status), job=job), retried)
+    assert [attempt["number"] for attempt in found["attempts"]] == list(range(4, 14))
+    assert found["attempts"][0]["novelty"] == 4
+    assert found["attempts"][-1]["reason"] == "TrainerCrashed"
+    assert found["failures"] == 5
+
+
 def test_a_result_without_a_baseline_shows_its_value_alone():
     result = RunResult.model_validate_json(b.result(metrics=[{"name": "perplexity", "value": 7.5}]))
     headline = next_status(situation(), finished(result=result))["headline"]
@@ -178,7 +201,7 @@ def reported(**metrics):
 
 def test_the_newest_checkpoint_and_the_one_that_was_gone_on_from_are_told():
     status = reported(checkpoint="00000120-0123abcd", resumed_at_step="60")
-    prefix = names.attempt_prefix("s3://team-a/adapters/", "support-bot", b.UID, 0)
+    prefix = names.job_prefix("s3://team-a/adapters/", "support-bot", b.UID)
     assert status["checkpoint"] == {"uri": f"{prefix}checkpoints/00000120-0123abcd/", "step": 120}
     assert [attempt["resumedAtStep"] for attempt in status["attempts"]] == [60]
     restarted = Outcome(Phase.STARTING, Reason.RETRYING, "", restarted=True)
@@ -221,6 +244,13 @@ def test_the_input_hash_does_not_depend_on_how_a_run_may_fail():
 )
 def test_a_time_is_told_as_kubectl_tells_it(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("2h5s", 7205), (None, None), ("soon", None)]
+)
+def test_a_duration_of_the_spec_is_so_many_seconds(text, seconds):
+    assert seconds_of(text) == seconds
 
 
 JSON = st.recursive(

@@ -76,9 +76,53 @@ def test_only_a_known_training_pod_may_report_and_what_it_said_goes_with_it():
     changes.clear()
     assert w.reported(report)
     assert changes == [KEY]
-    assert w.observe(b.finetunejob(), "x", None).report == report
+    assert w.observe(b.finetunejob(), 0, None).report == report
     w.pods.put(PodState.of(b.running_pod("q", created="2026-11-21T11:00:00Z")))
-    assert w.observe(b.finetunejob(), "x", None).report is None
+    assert w.observe(b.finetunejob(), 0, None).report is None
+
+
+def test_a_job_sees_the_pods_of_its_present_attempt_and_of_others_those_that_live():
+    w, _ = world()
+    w.seen("ADDED", b.finetunejob())
+    for raw in (b.ended_pod(1, name="a"), b.running_pod("b"), b.running_pod("c", attempt=1)):
+        w.pods.put(PodState.of(raw))
+    for attempt in (0, 1):
+        w.jobs.put(JobState.of(b.job(attempt=attempt)))
+    observed = w.observe(b.finetunejob(), 1, None)
+    assert [pod.name for pod in observed.pods] == ["c"]
+    assert [pod.name for pod in observed.lingering] == ["b"]
+    assert observed.job.name == b.job(attempt=1)["metadata"]["name"]
+    assert [job.name for job in observed.others] == [b.job(attempt=0)["metadata"]["name"]]
+
+
+def drop(w, name):
+    pod = w.pods.drop(f"uid-of-{name}")
+    w._pod_changed(pod)
+
+
+def test_what_a_pod_said_last_is_remembered_until_the_next_attempt_and_no_longer():
+    w, _ = world()
+    w.seen("ADDED", b.finetunejob())
+    w.pods.put(PodState.of(b.ended_pod(11, "line 3", name="a")))
+    drop(w, "a")
+    assert [pod.ended_message for pod in w.observe(b.finetunejob(), 0, None).gone] == ["line 3"]
+    assert w.observe(b.finetunejob(), 1, None).gone == ()
+    assert w.observe(b.finetunejob(), 0, None).gone == ()
+
+
+def test_of_a_job_that_has_finished_or_is_gone_no_pod_is_remembered():
+    w, _ = world()
+    w.seen("ADDED", b.finetunejob())
+    for name in ("a", "b"):
+        w.pods.put(PodState.of(b.ended_pod(0, name=name)))
+    drop(w, "a")
+    w.seen("MODIFIED", b.finetunejob(version="2", status={"phase": "Succeeded"}))
+    drop(w, "b")
+    assert w._gone == {}
+    w.drop(KEY)
+    w.pods.put(PodState.of(b.ended_pod(0, name="c")))
+    drop(w, "c")
+    assert w._gone == {}
 
 
 def test_large_parts_that_no_decision_needs_are_not_kept():

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed import DistBackendError, TCPStore
 
+from finetune_api.conditions import Retry, retry_of
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, is_disk_full, is_out_of_memory, is_peer_lost, one_line, writing
 
@@ -86,7 +87,7 @@ def test_a_full_disk_is_told_with_what_was_written_and_how_much_room_there_is(tm
     ):
         file.write(b"x")
     assert caught.value.code is ExitCode.DISK_FULL
-    assert not caught.value.code.final
+    assert retry_of(caught.value.code.reason) is Retry.COUNTED
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "denied"), TrainerError(ExitCode.DATA_INVALID, "Bad.")])

@@ -135,3 +135,43 @@ def test_where_the_data_changed_meanwhile_the_training_begins_anew(s3, trainer, 
     assert (ended.code, progress.steps[0]) == (0, 1)
     assert "is passed over: it was made before the data changed" in caplog.text
     assert s3.report(ended.location)["resumedAt"] == []
+
+
+def losses(s3, ended):
+    return [step["loss"] for step in s3.report(ended.location)["steps"]]
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, None])
+def test_with_half_as_much_at_a_time_a_training_learns_the_same(s3, trainer, caplog, micro_batch_size):
+    """As after memory ran out: begun anew, and gone on with from the checkpoint of an attempt before."""
+    training = {
+        "maxSteps": 8,
+        "learningRate": 1e-2,
+        "maxLength": 64,
+        "batchSize": 8,
+        "microBatchSize": micro_batch_size,
+    }
+    changes = {"training": training, "data": trainer.data(tiny.json_lines(*tiny.PAIRS * 8))}
+    whole, divided, halved = (
+        f"s3://team-a/{trainer.directory.name}/{name}/" for name in ("whole", "divided", "halved")
+    )
+    before = trainer.run(**changes, outputPrefix=whole)
+    smaller = trainer.run(**changes, outputPrefix=divided, attempt=1, microBatchDivisor=4)
+    assert (before.code, smaller.code) == (0, 0)
+    assert losses(s3, smaller) == pytest.approx(losses(s3, before), rel=1e-4)
+    assert smaller.metric("eval_loss") == pytest.approx(before.metric("eval_loss"), rel=1e-4)
+    with sigterm_asks() as stop:
+        stopped = trainer.run(SigtermAfter(3), stop, **changes, outputPrefix=halved)
+    assert stopped.code == ExitCode.PREEMPTED, stopped.result.error
+    progress = SigtermAfter()
+    resumed = trainer.run(progress, **changes, outputPrefix=halved, attempt=1, microBatchDivisor=2)
+    assert (resumed.code, progress.steps[0]) == (0, 4)
+    assert losses(s3, resumed) == pytest.approx(losses(s3, before), rel=1e-4)
+
+
+def test_a_later_attempt_takes_over_what_an_earlier_one_has_published(s3, trainer):
+    first = trainer.run()
+    progress = SigtermAfter()
+    again = trainer.run(progress, attempt=3, microBatchDivisor=2)
+    assert (again.code, progress.steps) == (0, [])
+    assert again.result == first.result

@@ -16,7 +16,7 @@
   - finetunejobs/status
   verbs:
   - patch
-# Create the Job of a FineTuneJob and follow it. Jobs are never changed or deleted.
+# Create the Job of a FineTuneJob and follow it; delete it to suspend, cancel or end the FineTuneJob. Jobs are never changed.
 - apiGroups:
   - batch
   resources:
@@ -26,6 +26,7 @@
   - list
   - watch
   - create
+  - delete
 # Follow training pods and read how they ended.
 - apiGroups:
   - ''
@@ -34,13 +35,14 @@
   verbs:
   - list
   - watch
-# Tell what happens in `kubectl describe`.
+# Tell what happens in `kubectl describe`; read why a Job makes no pod.
 - apiGroups:
   - ''
   resources:
   - events
   verbs:
   - create
+  - list
 {{- end }}
 {{- define "finetune-operator.rules.cluster" -}}
 # Read the FineTuneProfiles; get confirms one before a FineTuneJob is refused.

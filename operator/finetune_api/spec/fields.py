@@ -21,7 +21,7 @@ Image = Annotated[
     ),
 ]
 """A container image: registry (with a port), path, tag, digest."""
-Duration = Annotated[str, Field(max_length=32, pattern=r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$")]
+Duration = Annotated[str, Field(max_length=32, pattern=r"^([0-9]+h([0-9]+m)?([0-9]+s)?|[0-9]+m([0-9]+s)?|[0-9]+s)$")]
 Quantity = (
     Annotated[int, Field(ge=0, le=2**40)]
     | Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]

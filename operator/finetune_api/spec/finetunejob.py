@@ -66,10 +66,10 @@ class FineTuneJobSpec(Model):
     """How a run may fail, wait and end."""
     tracking: Annotated[tuple[Tracker, ...] | None, NotYet()] = Field(default=None, max_length=8)
     """Experiment trackers."""
-    suspend: Annotated[bool, Mutable(), NotYet((True,))] = False
-    """Release the GPUs and wait."""
-    cancel: Annotated[bool, Mutable(), NotYet((True,))] = False
-    """End the job and keep its record."""
+    suspend: Annotated[bool, Mutable()] = False
+    """Save a checkpoint, release the GPUs and wait; false again goes on from there."""
+    cancel: Annotated[bool, Mutable()] = False
+    """End the job for good and keep its record."""
 
     rules = (
         Rule(

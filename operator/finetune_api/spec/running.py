@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.base import Model, Mutable, NotYet, Rule
+from finetune_api.base import Model, Mutable, Rule
 from finetune_api.spec.fields import Duration, Image, ObjectName, Quantity, SecretName
 
 
@@ -50,8 +50,8 @@ class OwnTrainer(Model):
 class Scheduling(Model):
     """How the pod gets its place."""
 
-    queue: Annotated[str | None, NotYet()] = Field(default=None, max_length=253)
-    """Kueue LocalQueue."""
+    queue: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")] | None = None
+    """Kueue LocalQueue that the Job waits in: it is created suspended, and Kueue lets it go."""
     priority_class: ObjectName | None = None
     """PriorityClass of the training pod."""
 
@@ -60,18 +60,22 @@ class RunPolicy(Model):
     """How a run may fail, wait and end."""
 
     max_retries: Annotated[int, Field(ge=0, le=10)] = 2
-    """Further tries after a failure that another try can mend. A user's fault is never retried."""
-    on_out_of_memory: Annotated[Literal["Fail", "HalveMicroBatch"], NotYet(("HalveMicroBatch",))] = "Fail"
-    """What to do when memory runs out."""
+    """Further attempts after failures that another attempt can mend. A user's fault is never retried; an eviction, a
+    lost node or a suspension does not count."""
+    on_out_of_memory: Literal["Fail", "HalveMicroBatch"] = "HalveMicroBatch"
+    """What to do when memory runs out, of a GPU or of the container. `HalveMicroBatch`: another attempt, which counts,
+    lets half as much through the model at a time; batchSize, and what a step learns, stay. `Fail`: end."""
     on_divergence: Literal["Fail", "Rewind"] = "Fail"
     """What to do when the loss is no number any more, or rises and stays there. `Fail`: end. `Rewind`: go back to the
     last checkpoint, and on with half the learning rate; at most three times."""
-    stall_timeout: Annotated[Duration | None, NotYet()] = None
-    """Longest time without progress (`30m`)."""
-    deadline: Annotated[Duration | None, NotYet()] = None
-    """Longest time for the whole job (`4h`)."""
-    ttl_after_finished: Annotated[Duration | None, Mutable(), NotYet()] = None
-    """Time after which the children of a finished job are deleted; the FineTuneJob itself stays."""
+    stall_timeout: Duration | None = None
+    """Longest time in which a running pod may report no progress (`30m`); then the attempt is stopped, and counts as
+    failed. It begins with the start of the container: leave room for the download of the model. Absent: for ever."""
+    deadline: Duration | None = None
+    """Longest time for the whole job (`4h`), from status.startTime, waiting and suspension included. Absent: none."""
+    ttl_after_finished: Annotated[Duration | None, Mutable()] = None
+    """Time after which the Jobs and pods of a finished job are deleted; the FineTuneJob itself stays. Absent: with it
+    alone."""
 
 
 class Tracker(Model):

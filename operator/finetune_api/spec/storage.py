@@ -38,7 +38,7 @@ class Output(Model):
     """Where the result goes."""
 
     uri: Annotated[Uri, Field(pattern=r"^s3://[^/]+(/.*)?$")]
-    """S3 prefix to publish under; every attempt writes below a prefix of its own: `s3://team-a/adapters/`."""
+    """S3 prefix to publish under; every job writes below a prefix of its own: `s3://team-a/adapters/`."""
     merge_adapter: bool = False
     """Publish the base with the adapter merged into it, in the number format of its files, instead of the adapter
     alone. The metrics are those of both side by side, of which a merged weight is a rounding."""

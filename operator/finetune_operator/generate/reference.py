@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from finetune_api import crd, names
 from finetune_api.base import Model, Mutable
-from finetune_api.conditions import MEANINGS
+from finetune_api.conditions import MEANINGS, RETRIES, Retry, retry_of
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.run import ExitCode
 from finetune_api.spec import FineTuneJobSpec
@@ -150,10 +150,13 @@ def reasons() -> str:
         "A reason says why a FineTuneJob is in its phase: `status.conditions[].reason`, `status.attempts[].reason` and "
         "the reason of its Events. `status.message` adds the case at hand. The fault says who must act: `user` is the "
         "author of the FineTuneJob, `platform` whoever runs cluster and operator, `nobody` nobody.",
+        "After an attempt that ended for a reason another one follows, or none: `counted`, while "
+        "`spec.runPolicy.maxRetries` lasts; `smaller`, counted too, with half as much through the model at a time "
+        "(where `spec.runPolicy.onOutOfMemory` says so); `free`, however often. Without a word here none follows.",
         table(
-            ["Reason", "Fault", "What happened", "Next step"],
+            ["Reason", "Fault", "Another attempt", "What happened", "Next step"],
             (
-                (f"`{reason}`", meaning.fault, meaning.sentence, meaning.next_step)
+                (f"`{reason}`", meaning.fault, RETRIES.get(reason, ""), meaning.sentence, meaning.next_step)
                 for reason, meaning in MEANINGS.items()
             ),
         ),
@@ -165,17 +168,18 @@ def exit_codes() -> str:
     return markdown_file(
         "Exit codes of a trainer",
         "How a training pod ends tells the operator whose fault a failure is, even where no termination message "
-        "could be written. A code for which another try cannot help fails the Job at once, any other code (also one "
-        "that is not in this table) counts against `spec.runPolicy.maxRetries`. A team's own trainer image uses the "
-        "same codes.",
-        table(["Code", "Reason", "Another try", "Fault", "What happened"], map(_exit_code, ExitCode)),
+        "could be written. For some codes no other attempt follows, for some one that does not count, or one that lets "
+        "less through the model at a time; any other code (also one that is not in this table) counts against "
+        "`spec.runPolicy.maxRetries`. A team's own trainer image uses the same codes.",
+        table(["Code", "Reason", "Another attempt", "Fault", "What happened"], map(_exit_code, ExitCode)),
     )
 
 
 def _exit_code(code: ExitCode) -> tuple[str, ...]:
-    another_try = "no" if code.final else "can help"
+    rule = retry_of(code.reason)
+    another = "no" if rule is Retry.NEVER else rule.value
     meaning = MEANINGS[code.reason]
-    return str(int(code)), f"`{code.reason}`", another_try if code else "", meaning.fault, meaning.sentence
+    return str(int(code)), f"`{code.reason}`", another if code else "", meaning.fault, meaning.sentence
 
 
 def metrics_page() -> str:

@@ -1,4 +1,4 @@
-"""The checkpoints of an attempt in S3: which one is gone on with, and which are removed, whatever happens."""
+"""The checkpoints of a job in S3: which one is gone on with, and which are removed, whatever happens."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ THEN = HERE.model_copy(update={"data": ("older data",)})
 
 
 class World:
-    """An attempt's checkpoints, as a pod sees them."""
+    """A job's checkpoints, as a pod sees them."""
 
     def __init__(self, s3, trainer, endpoint: str | None = None) -> None:
         self.s3, self.trainer = s3, trainer
@@ -130,7 +130,7 @@ def tell_another_step(world: World, newest: Checkpoint) -> None:
         (tamper, "was damaged or tampered with: s3://"),
         (lose, "is not whole: none of 210 bytes of state.json are there"),
         (garble, "has no manifest that can be read"),
-        (come_from_another_job, "belongs to attempt 0 of job other/job"),
+        (come_from_another_job, "belongs to job other/job"),
         (come_from_a_newer_image, "is of format version 2"),
         (tell_another_step, "has a manifest of step 77"),
     ],

@@ -29,6 +29,21 @@ def test_the_decision(case, fit):
     assert choose_fit(**{**given, "setting": "auto"} | case) == fit
 
 
+@pytest.mark.parametrize(
+    ("fit", "divisor", "longest", "setting", "divided"),
+    [
+        (Fit(512, recompute=False), 1, 100, "auto", Fit(512, recompute=False)),
+        (Fit(512, recompute=False), 2, 100, "auto", Fit(256, recompute=False, divisor=2)),
+        (Fit(512, recompute=False), 8, 100, "auto", Fit(100, recompute=True, divisor=8)),  # a record cannot be cut
+        (Fit(512, recompute=False), 8, 100, "never", Fit(100, recompute=False, divisor=8)),
+        (Fit(256, recompute=True, divisor=2), 4, 100, "auto", Fit(128, recompute=True, divisor=4)),
+        (Fit(256, recompute=False, divisor=2), 2, 300, "auto", Fit(256, recompute=False, divisor=2)),
+    ],
+)
+def test_after_memory_ran_out_less_goes_through_at_a_time(fit, divisor, longest, setting, divided):
+    assert fit.divided(divisor, longest, setting) == divided
+
+
 def test_bytes_left_behind_are_those_of_the_activations_and_not_of_the_weights():
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
     x = torch.randn(10, 8)

@@ -1,6 +1,6 @@
 """What a checkpoint is: a folder of safetensors and JSON, and last a manifest, without which it does not exist.
 
-It lies at ``<attempt's prefix>checkpoints/<step>-<random>/``, where nobody else writes. Nothing in it can run code. The
+It lies at ``<job's prefix>checkpoints/<step>-<random>/``, where nobody else writes. Nothing in it can run code. The
 manifest says whose it is, with what it can be gone on, and what the SHA-256 of every file must be.
 """
 
@@ -27,7 +27,7 @@ class Fingerprint(StatusModel):
     """What must be the same for a training to go on as if it had never stopped."""
 
     run: str
-    """SHA-256 of the run file, in hex."""
+    """SHA-256 of the run file, in hex, but for what differs between the attempts of a job."""
     data: tuple[str, ...]
     """SHA-256 of each data file, in hex."""
     model: str
@@ -37,8 +37,12 @@ class Fingerprint(StatusModel):
 
     @classmethod
     def of(cls, config: RunConfig, data: tuple[SourceFile, ...], model: str, processes: int = 1) -> Self:
-        """That of a run on these data files and this version of the base model."""
-        run = digest_of(config.to_json().encode())
+        """That of a run on these data files and this version of the base model.
+
+        Attempts of one job go on from one another's checkpoints; how much goes through the model at a time changes
+        nothing but the order of sums.
+        """
+        run = digest_of(config.model_copy(update={"attempt": 0, "micro_batch_divisor": 1}).to_json().encode())
         return cls(run=run, data=tuple(file.sha256 for file in data), model=model, processes=processes)
 
     def require(self, other: "Fingerprint") -> None:
@@ -78,14 +82,14 @@ class CheckpointManifest(_Kind):
 
     @classmethod
     def read(cls, content: bytes, config: RunConfig) -> Self:
-        """Parses a manifest of the attempt that ``config`` belongs to.
+        """Parses a manifest of the job that ``config`` belongs to, whichever its attempt.
 
         Raises:
-            Unusable: it is none, or not one of this attempt, or of another version.
+            Unusable: it is none, or not one of this job, or of another version.
         """
         kind = _parsed(_Kind, content)
-        if (kind.job.uid, kind.attempt) != (config.job.uid, config.attempt):
-            raise Unusable(f"belongs to attempt {kind.attempt} of job {kind.job.namespace}/{kind.job.name}")
+        if kind.job.uid != config.job.uid:
+            raise Unusable(f"belongs to job {kind.job.namespace}/{kind.job.name}")
         if kind.version != VERSION:
             raise Unusable(f"is of format version {kind.version}, this trainer image reads {VERSION}")
         manifest: Self = _parsed(cls, content)
@@ -111,5 +115,5 @@ def step_of(name: str) -> int | None:
 
 
 def prefix_of(config: RunConfig) -> str:
-    """Below which an attempt's checkpoints lie."""
+    """Below which a job's checkpoints lie."""
     return f"{config.output_prefix}{CHECKPOINTS}"

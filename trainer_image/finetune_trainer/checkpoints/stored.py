@@ -1,4 +1,4 @@
-"""The checkpoints of an attempt in S3: finding the newest that can be gone on with, adding one, removing old ones.
+"""The checkpoints of a job in S3: finding the newest that can be gone on with, adding one, removing old ones.
 
 Needs no torch, so that a checkpoint is fetched while torch is imported.
 """
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Those of one attempt.
+    """Those of one job, whichever its attempt.
 
     What cannot be used is passed over and left as it is: nobody here knows better than whoever wrote it.
     """

@@ -1,7 +1,7 @@
 """Publishes a result so that it is there whole or not at all.
 
-Below the attempt's prefix each process writes into a folder with a random name, so that two pods of one attempt never
-write the same object. Last comes the manifest, by a conditional write that only the first of them wins. The other one
+Below the job's prefix each process writes into a folder with a random name, so that two pods of one job never write the
+same object. Last comes the manifest, by a conditional write that only the first of them wins. The other one
 takes over what was published, and removes its own files.
 """
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_published(config: RunConfig, store: Store) -> RunResult | None:
-    """The result that another pod of this attempt has already published, if one has."""
+    """The result that another pod of this job, of whichever attempt, has already published, if one has."""
     content = store.read_if_there(f"{config.output_prefix}{MANIFEST_NAME}")
     return _result(content, config) if content is not None else None
 
@@ -33,7 +33,7 @@ def _result(content: bytes, config: RunConfig) -> RunResult:
         manifest = Manifest.model_validate_json(content)
     except ValueError as error:
         raise _foreign(config, "is not a manifest of ours") from error
-    if manifest.job.uid != config.job.uid or manifest.attempt != config.attempt:
+    if manifest.job.uid != config.job.uid:
         raise _foreign(config, f"belongs to job {manifest.job.namespace}/{manifest.job.name}")
     published = (manifest.result.result or Result()).model_copy(update={"digest": digest_of(content)})
     return manifest.result.model_copy(update={"result": published})
@@ -96,7 +96,7 @@ class Publication:
         present = self.store.read(uri)
         published = _result(present, self.config)
         if present != content:
-            logger.info("another pod of this attempt has already published; its result stands")
+            logger.info("another pod of this job has already published; its result stands")
             self._remove(names)
         return published
 

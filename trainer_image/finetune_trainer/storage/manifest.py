@@ -1,6 +1,6 @@
 """The manifest of a published result: the one object whose presence means that the result exists.
 
-It lies at ``<attempt's prefix>manifest.json``, is written once by a conditional write, and names the folder that holds
+It lies at ``<job's prefix>manifest.json``, is written once by a conditional write, and names the folder that holds
 the files. Files that no manifest names belong to a run that did not end.
 """
 

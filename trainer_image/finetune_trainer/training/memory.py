@@ -39,6 +39,23 @@ class Fit:
     """Of a forward pass."""
     recompute: bool
     """Activation checkpointing: a layer's activations are computed again in the backward pass."""
+    divisor: int = 1
+    """By how much ``tokens`` were made fewer, because memory ran out in an attempt before."""
+
+    def divided(self, divisor: int, longest: int, setting: str) -> "Fit":
+        """The same for another divisor.
+
+        Args:
+            divisor: the run file's ``micro_batch_divisor``.
+            longest: tokens of the longest record, which cannot be cut; where that alone is too much, activations are
+                computed again.
+            setting: ``training.activationCheckpointing``.
+        """
+        if divisor == self.divisor:
+            return self
+        tokens = self.tokens * self.divisor // divisor
+        recompute = self.recompute or (setting == "auto" and tokens < longest)
+        return Fit(max(longest, tokens), recompute, divisor)
 
 
 def choose_fit(kept: int, recomputed: int, free: int, longest: int, most: int, setting: str) -> Fit:

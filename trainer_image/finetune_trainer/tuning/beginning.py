@@ -1,6 +1,7 @@
 """The training loop at its beginning, or where a snapshot left it."""
 
 import gc
+import math
 from array import array
 from collections.abc import Callable
 
@@ -49,7 +50,9 @@ def begin(
         if resumed
         else TrainingState(fit=_find_fit(config, materials, placed, ranks))
     )
-    if state.fit.recompute:
+    divisor = config.micro_batch_divisor
+    state.fit = fit = state.fit.divided(divisor, materials.longest, settings.activation_checkpointing)
+    if fit.recompute:
         _recompute(placed)
     gc.collect()  # what was only tried out
     tidy_memory()
@@ -57,7 +60,12 @@ def begin(
         objective=placed.prepared,
         examples=materials.train,
         plan=plan,
-        cut=Cut(placed.layout.packed, state.fit.tokens, settings.micro_batch_size, subject.virtual_tokens),
+        cut=Cut(
+            placed.layout.packed,
+            fit.tokens,
+            math.ceil(settings.micro_batch_size / divisor) if settings.micro_batch_size else None,
+            subject.virtual_tokens,
+        ),
         settings=settings,
         rate=_learning_rate(config, materials, subject),
         accelerator=placed.accelerator,
@@ -66,6 +74,7 @@ def begin(
     )
     if resumed:
         loop.restore(resumed)
+        loop.state.fit = fit
         loop.state.resumed_at.append(resumed.step)
     return loop
 

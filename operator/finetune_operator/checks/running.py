@@ -1,0 +1,101 @@
+"""A Job that is there and has not ended: it waits, starts or runs."""
+
+from finetune_api.conditions import Phase, Reason
+from finetune_api.run import REPORTED_PHASES, ReportedMetric
+from finetune_operator import failures
+from finetune_operator.observed import JobState, PodState
+from finetune_operator.outcome import Keep, Outcome, ReadEvents, Situation
+from finetune_operator.stillness import LOOK
+
+_POD_OVERDUE = 5.0
+"""Seconds after which a Job should have made its pod."""
+
+
+def taken(s: Situation) -> Outcome | None:
+    """Somebody else's Job has the name of ours: neither adopted nor touched."""
+    job = s.observed.job
+    if job is None or job.owner_uid == s.uid:
+        return None
+    case = f"Job {job.namespace}/{job.name} exists and is not controlled by this FineTuneJob; it is left untouched"
+    return Outcome(Phase.FAILED, Reason.NAME_CONFLICT, failures.tell(Reason.NAME_CONFLICT, case).message)
+
+
+def queued(s: Situation) -> Outcome | None:
+    """Somebody, such as a queue, suspended the Job: it has no pods, and is no failure."""
+    job = s.own_job
+    if job is None or not job.suspended:
+        return None
+    message = f"Job {job.name} waits for its turn: it goes on when whoever suspended it sets its spec.suspend to false."
+    return Outcome(Phase.QUEUED, Reason.QUEUED, message, restarted=True)
+
+
+def running(s: Situation) -> Outcome | None:
+    """The trainer is running; the last report says where it is."""
+    pod = _newest(s)
+    if pod is None or not pod.running or pod.ended:
+        return None
+    phase = _reported_phase(s, pod)
+    reason = {Phase.EVALUATING: Reason.EVALUATING, Phase.PUBLISHING: Reason.PUBLISHING}.get(phase, Reason.TRAINING)
+    verb = {Phase.EVALUATING: "evaluating", Phase.PUBLISHING: "publishing"}.get(phase, "training")
+    on = f" on node {pod.node}" if pod.node else ""
+    return Outcome(phase, reason, f"Pod {pod.name} is {verb}{on}.", patient=s.status.phase in REPORTED_PHASES)
+
+
+def _reported_phase(s: Situation, pod: PodState) -> Phase:
+    report = s.observed.report
+    if report and report.pod_uid == pod.uid and (name := report.status.metric(ReportedMetric.PHASE)):
+        return Phase(name) if name in REPORTED_PHASES else Phase.RUNNING
+    return s.status.phase if s.status.phase in REPORTED_PHASES else Phase.RUNNING
+
+
+def waiting(s: Situation) -> Outcome | None:
+    """The pod does not start, and may never do so by itself."""
+    pod = _newest(s)
+    if pod is None or pod.ended or pod.running:
+        return None
+    trouble = failures.of_waiting(pod)
+    return Outcome(Phase.STARTING, trouble.reason, trouble.message, restarted=True) if trouble else None
+
+
+def without_pod(s: Situation) -> Outcome | ReadEvents | None:
+    """The Job has made no pod yet: the Events say whether it was refused."""
+    job = s.own_job
+    if job is None or s.observed.witnesses:
+        return None
+    overdue_in = _POD_OVERDUE - s.age(job.created_at)
+    if overdue_in > 0:
+        return _job_created(job, overdue_in)
+    if s.observed.complaint is None:
+        return ReadEvents()
+    if not s.observed.complaint:
+        return _job_created(job, LOOK)
+    trouble = failures.of_refusal(s.observed.complaint)
+    patient = s.status.message is not None and s.status.phase is Phase.STARTING
+    return Outcome(Phase.STARTING, trouble.reason, trouble.message, patient=patient, look_again_after=LOOK)
+
+
+def ended(s: Situation) -> Keep | None:
+    """The pod has ended or is gone, but its Job has not said yet what comes of it."""
+    pod = _newest(s)
+    return Keep() if s.own_job and (pod is None or pod.ended) else None
+
+
+def starting(s: Situation) -> Outcome | None:
+    """The pod is on the way: told once, and once more where it takes its time."""
+    job, pod = s.own_job, _newest(s)
+    if job is None or pod is None:
+        return None
+    slow_after = s.settings.progress_interval
+    if s.age(pod.created_at) >= slow_after:
+        on = f" on node {pod.node}: it pulls the image or mounts volumes" if pod.node else ": it has no node yet"
+        return Outcome(Phase.STARTING, Reason.POD_STARTING, f"Pod {pod.name} is starting{on}.")
+    return _job_created(job, slow_after - s.age(pod.created_at))
+
+
+def _job_created(job: JobState, look_again_after: float | None) -> Outcome:
+    message = f"Job {job.name} is created; if no pod appears, `kubectl describe job {job.name}` says why."
+    return Outcome(Phase.STARTING, Reason.JOB_CREATED, message, look_again_after=look_again_after)
+
+
+def _newest(s: Situation) -> PodState | None:
+    return s.observed.pods[-1] if s.observed.pods and s.own_job else None
