@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv/.peers
 
-.PHONY: help quickstart examples test test-long check generate bench bench-trainer clean
+.PHONY: help quickstart examples test test-long check generate bench bench-trainer bench-operator clean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: $(READY)  ## Measure the start of local mode and the operator's memory
 
 bench-trainer: $(PEERS)  ## Measure the trainer beside TRL and transformers' Trainer
 	$(BIN)/python -m benchmarks.trainer
+
+bench-operator: $(READY)  ## Measure the operator at scale beside plain Jobs
+	$(BIN)/python -m benchmarks.operator
 
 clean:  ## Remove what the other commands made
 	rm -rf .venv build dist

@@ -1,6 +1,6 @@
 """The floor: as many plain Jobs, created directly, by a client that does nothing else.
 
-python -m benchmarks.operator.floor <<< '{"url": …, "token": …, "ca": …, "manifest": …, "count": 1000, "workers": 8}'
+python -m benchmarks.operator.floor '{"url": …, "token": …, "ca": …, "manifest": …, "count": …, "workers": …}'
 """
 
 import asyncio
@@ -30,4 +30,4 @@ async def create(url: str, token: str, ca: str, manifest: dict[str, Any], count:
 
 
 if __name__ == "__main__":
-    asyncio.run(create(**json.load(sys.stdin)))
+    asyncio.run(create(**json.loads(sys.argv[1])))

@@ -15,17 +15,15 @@ from finetune_local.apiserver.store import Change, clone
 
 
 class Kubemark:
-    """Gives every Job of the operator a pod that runs, and ends it when told to.
-
-    Args:
-        lives: seconds from a Job's creation until its pod runs, and from then until it has succeeded; None: until told.
-    """
+    """Gives every Job of the operator a pod that runs, and ends it after ``lives`` seconds, or when told to (None)."""
 
     def __init__(self, server: ApiServer, kept: Record) -> None:
         self._server, self._kept = server, kept
         self.identities: dict[str, Identity] = {}
         self.submitted: dict[str, float] = {}
         """When a FineTuneJob came to be (monotonic), by name."""
+        self.created: dict[str, float] = {}
+        """When its Job came to be, by the name of the FineTuneJob."""
         self.changed: dict[str, float] = {}
         """When what the operator must see last happened to a FineTuneJob's pod, by name."""
         self.lives: float | None = None
@@ -50,6 +48,7 @@ class Kubemark:
         """Delete a FineTuneJob with all that belongs to it."""
         of = self.identities.pop(name)
         self.submitted.pop(name, None)
+        self.created.pop(name, None)
         self.changed.pop(name, None)
         for resource, child in ((FINETUNEJOBS, name), (PODS, f"{of.child}-0-abcde"), (JOBS, of.child)):
             if found := self._server.store.get(resource, of.namespace, child):
@@ -59,13 +58,15 @@ class Kubemark:
 
     def _heard(self, resource: tuple[str, str], change: Change) -> None:
         meta = change.object["metadata"]
-        if resource != JOBS or change.type != "ADDED" or not self.starts:
+        if resource != JOBS or change.type != "ADDED":
             return
         name = (meta.get("annotations") or {}).get(names.ANNOTATION_JOB, "")
         of = self.identities.get(name)
         if of and meta["uid"] != of.job_uid:  # one that the operator created, not a seeded one
+            self.created[name] = time.monotonic()
             self.identities[name] = Identity(name, of.namespace, of.uid, meta["uid"], of.pod_uid)
-            asyncio.get_running_loop().call_soon(self.run, name)
+            if self.starts:
+                asyncio.get_running_loop().call_soon(self.run, name)
 
     def run(self, name: str) -> None:
         """The pod runs."""

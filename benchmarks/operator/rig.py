@@ -115,6 +115,11 @@ class Rig:
         found = self.ask("calls", since=since)
         return found["upto"], [Call(*fields) for fields in found["calls"]]
 
+    def delays(self, prefix: str) -> list[float]:
+        """Seconds from each FineTuneJob of a prefix until its Job existed, in the order of creation."""
+        times = self.ask("times")
+        return [times["created"][name] - at for name, at in times["submitted"].items() if name.startswith(prefix)]
+
     def close(self) -> None:
         """End the server."""
         assert self._server.stdin is not None

@@ -102,10 +102,8 @@ class Commands:
         return {"upto": len(found), "calls": fields}
 
     async def times(self) -> dict[str, dict[str, float]]:
-        """When what happened to which FineTuneJob, monotonic; and what the Jobs of a FineTuneJob are called."""
-        mark = self.mark
-        children = {of.child: name for name, of in mark.identities.items()}
-        return {"submitted": mark.submitted, "changed": mark.changed, "children": children}  # type: ignore[dict-item]
+        """When what happened to which FineTuneJob, monotonic."""
+        return {"submitted": self.mark.submitted, "created": self.mark.created, "changed": self.mark.changed}
 
     async def cpu(self) -> float:
         """Processor time of this process, s."""
