@@ -20,6 +20,7 @@ SECTIONS = {
     "burst": "1,000 FineTuneJobs at once, beside the floor; and another tenant's in the midst of them",
     "pace": "10 creates a second: from FineTuneJob to Job",
     "live": "1,000 and 5,000 live jobs: memory, and from a pod's end to the decision",
+    "reports": "what progress of training pods costs",
     "restart": "a new operator over 5,000 jobs that have ended",
     "churn": "10,000 jobs created and deleted: memory",
 }

@@ -6,16 +6,19 @@ A command is a method of :class:`Commands`; its answer says what came of it.
 """
 
 import asyncio
+import base64
 import json
 import sys
 import time
 from typing import Any
 
 from benchmarks.operator.kubemark import Kubemark, paced
-from benchmarks.operator.recorded import FINETUNEJOBS, JOBS, NAMESPACE, record, until
+from benchmarks.operator.recorded import FINETUNEJOBS, JOBS, NAMESPACE, Identity, record, until
+from finetune_api import names
 from finetune_local import operator_process
 from finetune_local.apiserver import ApiServer
 from finetune_local.client import ApiClient
+from finetune_operator.settings import Settings
 
 _HISTORY = 200_000
 _TENANTS = (NAMESPACE, "tenant-a", "tenant-b")
@@ -82,6 +85,21 @@ class Commands:
         """Until that many Jobs exist; the answer is when (monotonic)."""
         await until(lambda: len(self._server.store.list(JOBS)) >= count, seconds, f"{count} Jobs")
         return time.monotonic()
+
+    async def tokens(self, prefix: str, count: int) -> list[str]:
+        """Tokens with which the pods of FineTuneJobs report."""
+        return [await self._token(self.mark.identities[name]) for name in _named(prefix, count)]
+
+    async def _token(self, of: Identity) -> str:
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": f"{of.child}-0-abcde", "uid": of.pod_uid}
+        path = f"/api/v1/namespaces/{of.namespace}/serviceaccounts/default/token"
+        asked = {"spec": {"audiences": [names.MANAGER], "boundObjectRef": bound}}
+        return str((await self._client.create(path, asked))["status"]["token"])
+
+    async def authority(self) -> str:
+        """The certificate authority of the reports endpoint, PEM."""
+        path = f"/api/v1/namespaces/{operator_process.NAMESPACE}/secrets/{Settings().reports_secret}"
+        return base64.b64decode((await self._client.get(path))["data"]["ca.crt"]).decode()
 
     async def example(self) -> dict[str, Any]:
         """A Job as the operator creates it, but nobody's: the same size, without an owner."""

@@ -74,12 +74,13 @@ class OperatorProcess:
         self.health_port = free_port()
         self.metrics_port = free_port()
         reports_port = free_port()
+        self.reports_url = f"https://127.0.0.1:{reports_port}{REPORTS_PATH}"
         chosen = {
             "namespace": NAMESPACE,
             "leader_election": "false",
             "progress_interval": "1",
             "retry_backoff": "1",
-            "reports_url": f"https://127.0.0.1:{reports_port}{REPORTS_PATH}",
+            "reports_url": self.reports_url,
             "reports_bind": "127.0.0.1",
             "reports_port": str(reports_port),
             "health_bind": "127.0.0.1",

@@ -8,9 +8,10 @@ the calls below need, and all they need.
 import json
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -22,6 +23,8 @@ from finetune_api import names
 from finetune_operator.observed import Raw
 from finetune_operator.settings import Settings
 
+T = TypeVar("T")
+
 JOBS = ("/apis/batch/v1", "jobs")
 PODS = ("/api/v1", "pods")
 PROFILES = (f"/apis/{names.API_VERSION}", names.PROFILE_PLURAL)
@@ -30,6 +33,8 @@ FINETUNEJOBS = (f"/apis/{names.API_VERSION}", names.PLURAL)
 MANAGED = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
 _PAGE = 500
+_INITIAL = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+_INITIAL_END = "k8s.io/initial-events-end"
 _QUIET = 75.0
 """Seconds without a byte after which a watch counts as dead. An API server sends a bookmark about every minute."""
 _MERGE_PATCH = "application/merge-patch+json"
@@ -64,6 +69,7 @@ class Cluster:
     ) -> None:
         self.configuration = configuration
         self._settings = settings
+        self._streams_lists = True
         self._ssl = _ssl_context(configuration)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl if self._ssl else True),
@@ -119,9 +125,9 @@ class Cluster:
             raise
         return any(resource["name"] == names.PLURAL for resource in found.get("resources", ()))
 
-    async def list_finetunejobs(self, namespace: str | None) -> list[Raw]:
-        """All FineTuneJobs of a namespace, or of all (None)."""
-        return (await self.list_all(FINETUNEJOBS, namespace, {}))[0]
+    async def list_finetunejobs(self, namespace: str | None, read: Callable[[Raw], T]) -> list[T]:
+        """What is read of all FineTuneJobs of a namespace, or of all (None)."""
+        return (await self.list_all(FINETUNEJOBS, namespace, {}, read))[0]
 
     async def get_finetunejob(self, namespace: str, name: str) -> Raw | None:
         """A FineTuneJob as it is now."""
@@ -173,7 +179,7 @@ class Cluster:
     async def list_pods_of(self, namespace: str, uid: str) -> list[Raw]:
         """The training pods of a FineTuneJob as they are now."""
         selector = f"{MANAGED},{names.LABEL_JOB_UID}={uid}"
-        return (await self.list_all(PODS, namespace, {"labelSelector": selector}))[0]
+        return (await self._list_pages(PODS, namespace, {"labelSelector": selector}, dict))[0]
 
     async def create_event(self, manifest: Raw) -> None:
         """Create an Event; one that exists already says the same."""
@@ -185,14 +191,47 @@ class Cluster:
                 raise
 
     async def list_all(
-        self, resource: tuple[str, str], namespace: str | None, params: dict[str, str]
-    ) -> tuple[list[Raw], str]:
-        """All objects of a resource, read page by page, and the resourceVersion to watch from."""
-        items: list[Raw] = []
+        self, resource: tuple[str, str], namespace: str | None, params: dict[str, str], read: Callable[[Raw], T]
+    ) -> tuple[list[T], str]:
+        """What is read of all objects of a resource, and the resourceVersion to watch from.
+
+        Objects come one by one in a single answer, so that thousands of them are never held as they come. An API server
+        before Kubernetes 1.32, or one without the feature WatchList, is asked for pages.
+        """
+        if self._streams_lists:
+            try:
+                return await self._list_streamed(resource, namespace, params, read)
+            except ApiError as e:
+                if e.code not in (400, 422):
+                    raise
+                self._streams_lists = False
+        return await self._list_pages(resource, namespace, params, read)
+
+    async def _list_streamed(
+        self, resource: tuple[str, str], namespace: str | None, params: dict[str, str], read: Callable[[Raw], T]
+    ) -> tuple[list[T], str]:
+        """By a watch that begins with all there is, up to the bookmark that says so."""
+        items: dict[str, T] = {}
+        async with aclosing(self.watch(resource, namespace, params | _INITIAL, "")) as events:
+            async for event in events:
+                meta = event["object"]["metadata"]
+                if event["type"] == "BOOKMARK":
+                    if (meta.get("annotations") or {}).get(_INITIAL_END) == "true":
+                        return list(items.values()), meta["resourceVersion"]
+                elif event["type"] == "DELETED":
+                    items.pop(meta["uid"], None)
+                else:
+                    items[meta["uid"]] = read(event["object"])
+        raise Unreachable(f"list of {resource[1]}: it ended before it was complete")
+
+    async def _list_pages(
+        self, resource: tuple[str, str], namespace: str | None, params: dict[str, str], read: Callable[[Raw], T]
+    ) -> tuple[list[T], str]:
+        items: list[T] = []
         query = dict(params) | {"limit": str(_PAGE)}
         while True:
             page = await self._call("GET", _path(resource, namespace), params=query)
-            items += page.get("items") or ()
+            items += [read(item) for item in page.get("items") or ()]
             query["continue"] = page["metadata"].get("continue") or ""
             if not query["continue"]:
                 return items, page["metadata"]["resourceVersion"]

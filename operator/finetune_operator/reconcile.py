@@ -50,6 +50,7 @@ class Reconciler:
         """``wrote`` is told of each status that was written: the FineTuneJob before and after."""
         self._cluster, self._world, self._settings = cluster, world, settings
         self._reporting, self._clock, self._wrote = reporting, clock, wrote
+        self._pace = settings
         self._written: dict[Key, datetime] = {}
 
     async def __call__(self, key: Key) -> float | None:
@@ -75,12 +76,20 @@ class Reconciler:
         observed = self._world.observe(raw, attempt, self._written.get(key))
         cached = observed.job
         for _ in range(_MOST_STEPS):
-            decision = plan(raw, observed, self._clock(), self._settings, self._reporting())
+            decision = plan(raw, observed, self._clock(), self._paced(), self._reporting())
             if not decision.actions:
                 return decision, observed.job is not None and cached is None
             for action in decision.actions:
                 observed = await self._act(key, raw, attempt, action, observed)
         raise RuntimeError(f"{key}: no decision after {_MOST_STEPS} actions")
+
+    def _paced(self) -> Settings:
+        """The settings, with progress written the more rarely the more jobs report it: what 5,000 jobs write every ten
+        seconds is more than an API server or this process can take."""
+        interval = max(self._settings.progress_interval, self._world.reporting / self._settings.progress_writes)
+        if interval != self._pace.progress_interval:
+            self._pace = replace(self._settings, progress_interval=interval)
+        return self._pace
 
     async def _act(self, key: Key, raw: Raw, attempt: int, action: Action, observed: Observed) -> Observed:
         """Carry an action out; the answer is what is known afterwards."""

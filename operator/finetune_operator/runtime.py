@@ -30,7 +30,7 @@ from finetune_operator.render import Reporting
 from finetune_operator.reports import Authenticator, Reports
 from finetune_operator.settings import Settings, cannot_listen
 from finetune_operator.workqueue import WorkQueue
-from finetune_operator.world import Key, World, namespace_of
+from finetune_operator.world import Key, World, namespace_of, slim
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Operator:
     async def _list_finetunejobs(self) -> bool:
         """kopf does not say when its first list is through; nothing may be called "not found" before."""
         for namespace in self._settings.watch_namespaces or (None,):
-            for raw in await self._cluster.list_finetunejobs(namespace):
+            for raw in await self._cluster.list_finetunejobs(namespace, slim):
                 self.world.learned(raw)
         return True
 

@@ -56,6 +56,12 @@ class Settings:
         "the API server refuses it. One that waits for room or quota waits for ever.",
         least=1,
     )
+    progress_writes: float = _setting(
+        20.0,
+        "Most writes a second that only tell of progress, over all jobs: with more jobs than that allows, each of them "
+        "waits for longer than progress_interval.",
+        least=0.1,
+    )
 
     reports_url: str = _setting(
         "",

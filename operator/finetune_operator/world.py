@@ -155,8 +155,8 @@ class Reflector(Generic[C]):
         self._warn(f"{self._resource[1]}: {problem}; trying again in {pause:.1f} s")
 
     async def _list(self) -> str:
-        items, version = await self._cluster.list_all(self._resource, self._namespace, self._selector)
-        for child in self._cache.replace([self._read(item) for item in items], self._namespace):
+        children, version = await self._cluster.list_all(self._resource, self._namespace, self._selector, self._read)
+        for child in self._cache.replace(children, self._namespace):
             self._changed(child)
         self.synced.set()
         return version
@@ -291,7 +291,7 @@ class World:
     def _store(self, key: Key, raw: Raw) -> None:
         if (before := self.get(key)) and before["metadata"]["uid"] != raw["metadata"]["uid"]:
             self._forget(before["metadata"]["uid"])
-        self._finetunejobs[key] = _slim(raw)
+        self._finetunejobs[key] = slim(raw)
         if _finished(raw):
             self._gone.pop(raw["metadata"]["uid"], None)
             self._stillness.forget(raw["metadata"]["uid"])
@@ -325,6 +325,11 @@ class World:
         self._reports[report.pod_uid] = report
         self._changed(key)
         return True
+
+    @property
+    def reporting(self) -> int:
+        """Pods whose last report is kept: those that live and have sent one."""
+        return len(self._reports)
 
     # one job's share
 
@@ -393,7 +398,7 @@ def _key(raw: Raw) -> Key:
     return meta["namespace"], meta["name"]
 
 
-def _slim(raw: Raw) -> Raw:
+def slim(raw: Raw) -> Raw:
     """Without what no decision needs and what may be large."""
     meta = {key: value for key, value in raw["metadata"].items() if key not in ("managedFields", "annotations")}
     return {"metadata": meta, "spec": raw.get("spec") or {}, "status": raw.get("status") or {}}

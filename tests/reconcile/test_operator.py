@@ -566,6 +566,13 @@ async def test_the_permissions_are_just_what_the_operator_uses(tmp_path):
         port = free_port()
         reporting = {"reports_url": f"https://127.0.0.1:{port}/v1/reports", "reports_port": port}
         p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137)], SUCCEEDS]
+
+        async def older(call, when):
+            """An API server that cannot stream lists, so that the permission to list is needed."""
+            if "sendInitialEvents" in call.path:
+                raise ApiError(422, "Invalid", "sendInitialEvents is forbidden for watch")
+
+        p.server.interceptor = older
         async with p.operator(**reporting, lease_retry_period=0.05):
             await p.apply()
             await p.phase("Succeeded")

@@ -158,11 +158,12 @@ class Script:
         self.lists, self.watches = list(lists), list(watches)
         self.watched_from = []
 
-    async def list_all(self, resource, namespace, params):
+    async def list_all(self, resource, namespace, params, read):
         answer = self.lists.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        items, version = answer
+        return [read(item) for item in items], version
 
     async def watch(self, resource, namespace, params, resource_version):
         self.watched_from.append(resource_version)
