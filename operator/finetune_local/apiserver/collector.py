@@ -24,6 +24,7 @@ class Collector:
         self._registry = registry
         self._deleter = deleter
         self._wake = asyncio.Event()
+        self._live: dict[str, Object] = {}
         self._task: asyncio.Task[None] | None = None
         self._stop_listening: Callable[[], None] | None = None
 
@@ -40,11 +41,21 @@ class Collector:
                 await self._task
 
     def _heard(self, resource: GroupResource, change: Change) -> None:
-        meta = change.object["metadata"]
-        owners = meta.get("ownerReferences")
-        before = change.previous["metadata"].get("ownerReferences") if change.previous else None
-        if change.type == "DELETED" or "deletionTimestamp" in meta or owners != before:
+        obj, meta = change.object, change.object["metadata"]
+        owners = meta.get("ownerReferences") or []
+        before = (change.previous["metadata"].get("ownerReferences") or []) if change.previous else []
+        if change.type == "DELETED" or "deletionTimestamp" in meta:
+            self._live.pop(meta["uid"], None)
             self._wake.set()
+        else:
+            self._live[meta["uid"]] = obj
+            if owners != before and not all(self._lives(one, meta.get("namespace", "")) for one in owners):
+                self._wake.set()
+
+    def _lives(self, reference: dict[str, str], namespace: str) -> bool:
+        """Whether an owner is there to stay: a pass over everything for each new child would find nothing."""
+        owner = self._live.get(reference["uid"])
+        return owner is not None and _is_meant(reference, owner, namespace)
 
     async def _run(self) -> None:
         while True:
