@@ -6,6 +6,7 @@ A part that fails for good ends the process; it is started anew and goes on from
 
 import asyncio
 import functools
+import gc
 import logging
 import socket
 import ssl
@@ -145,6 +146,10 @@ class Operator:
             await reflector.synced.wait()
         await self._wait_for(_CACHES, self._list_finetunejobs)
         log.info("caches hold %d FineTuneJobs", len(self.world))
+        # What is in the caches stays: with thousands of jobs Python's collector, looking through all of it in vain,
+        # would stop the operator for a good part of a second each time.
+        gc.collect()
+        gc.freeze()
         return tasks
 
     async def _list_finetunejobs(self) -> bool:
