@@ -174,7 +174,7 @@ class Cluster:
     async def list_refusals(self, namespace: str, uid: str) -> list[Raw]:
         """The Events of a Job about pods that could not be created."""
         selector = f"involvedObject.uid={uid},reason=FailedCreate"
-        return (await self.list_all(EVENTS, namespace, {"fieldSelector": selector}))[0]
+        return (await self._list_pages(EVENTS, namespace, {"fieldSelector": selector}, dict))[0]
 
     async def list_pods_of(self, namespace: str, uid: str) -> list[Raw]:
         """The training pods of a FineTuneJob as they are now."""
