@@ -18,6 +18,7 @@ Place = Annotated[str, Field(min_length=5, max_length=1024)]
 S3Prefix = Annotated[Place, Field(pattern=r"^s3://[^/]+(/.*)?$")]
 Endpoint = Annotated[Place, Field(pattern=r"^https?://[^/]+.*$")]
 ModelPrefix = Annotated[Place, Field(pattern=r"^(hf|s3)://.*$")]
+Licence = Annotated[str, Field(min_length=1, max_length=64)]
 AllowedImage = Annotated[str, Field(min_length=1, max_length=512)]
 Namespace = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 GpuName = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")]
@@ -108,10 +109,10 @@ class Allowed(Model):
     models: Annotated[tuple[ModelPrefix, ...], Field(max_length=64)] | None = None
     """Where models may come from: `hf://Qwen/` (an organisation), `hf://Qwen/Qwen2.5-7B-Instruct`, `s3://models/`; `hf://`
     is all of a hub. What a `job://` names counts by the base that it was built on."""
-    licences: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] | None, Field(max_length=64), NotYet()
-    ] = None
-    """Licences of models, as their model card names them: `apache-2.0`, `mit`."""
+    licences: Annotated[tuple[Licence, ...], Field(max_length=64)] | None = None
+    """Licences of models, as their model cards name them: `apache-2.0`, `mit`, `llama3.1`; what a card calls `other`,
+    by its `license_name`. Looked at before a model is downloaded, and not for whole models that a FineTuneJob
+    published."""
     priority_classes: Annotated[tuple[ObjectName, ...], Field(max_length=16)] | None = None
     """scheduling.priorityClass."""
 

@@ -118,6 +118,8 @@ class ModelLocation(Model):
     """The adapter to go on with, or several that become one first. None: a new one, or none at all."""
     combination: Combination | None = None
     """What several adapters become one by."""
+    licences: tuple[str, ...] | None = None
+    """Those that the base may have, as model cards name them. None: any."""
 
     rules = (
         *PLAIN,

@@ -96,14 +96,16 @@ def grant(job: FineTuneJob, profile: Raw | None, settings: Settings) -> Grant:
     )
 
 
-def require_model(given: Grant, model: ModelLocation) -> None:
-    """Refuses a model, with all that it was built on, that lies where the profile does not allow.
+def vetted(given: Grant, model: ModelLocation) -> ModelLocation:
+    """A model with the licences that it may have, which the trainer looks at.
 
     Raises:
-        Refused: see there.
+        Refused: it, or something that it was built on, lies where the profile does not allow.
     """
-    if given.used is not None:
-        _require(given.used.name, _foreign_model(given, model))
+    if given.used is None:
+        return model
+    _require(given.used.name, _foreign_model(given, model))
+    return model.model_copy(update={"licences": given.allowed.licences})
 
 
 def _foreign_model(given: Grant, model: ModelLocation) -> Iterator[str]:

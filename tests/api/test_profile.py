@@ -30,6 +30,7 @@ WHOLE: dict[str, Any] = {
         "s3Endpoints": ["https://minio.example:9000"],
         "images": ["registry.example/team-a/"],
         "models": ["hf://Qwen/", "hf://"],
+        "licences": ["apache-2.0"],
         "priorityClasses": ["low"],
     },
     "environment": [{"name": "NCCL_DEBUG", "value": "INFO"}],

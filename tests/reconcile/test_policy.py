@@ -10,7 +10,7 @@ from finetune_api import names
 from finetune_api.job import FineTuneJob
 from finetune_api.run import AdapterLocation, ModelLocation
 from finetune_operator import policy
-from finetune_operator.policy import Refused, grant, require_model
+from finetune_operator.policy import Refused, grant, vetted
 from finetune_operator.render import AttemptPlan, job_manifest
 from finetune_operator.settings import Settings
 from tests import builders as b
@@ -253,10 +253,10 @@ def test_a_model_counts_by_where_it_and_all_that_it_was_built_on_lie(allowed, lo
         output={"uri": "s3://a/out/"},
     )
     if holds:
-        require_model(given, location)
+        assert vetted(given, location) == location
     else:
         with pytest.raises(Refused, match=r"spec\.model"):
-            require_model(given, location)
+            vetted(given, location)
 
 
 def test_the_job_remembers_name_digest_kind_and_price_and_nothing_about_others():
@@ -295,3 +295,9 @@ def test_the_job_s_own_words_never_choose_the_account_the_node_or_the_host():
     assert {key for source in sources for key in source} <= {"downwardAPI", "serviceAccountToken"}
     (container,) = found["containers"]
     assert {"ports", "volumeDevices", "lifecycle", "envFrom", "stdin"}.isdisjoint(container)
+
+
+def test_the_licences_go_to_the_trainer_which_sees_the_model_s():
+    given = granted(profile(allowed={"licences": ["mit"]}))
+    assert vetted(given, MODEL).licences == ("mit",)
+    assert vetted(granted(profile()), MODEL).licences is None

@@ -53,7 +53,7 @@ def create(s: Situation) -> Outcome | CreateJob | Confirm | None:
     try:
         given = policy.grant(s.job, s.observed.profile, s.settings)
         model = resolve(s.job.spec, s.meta["namespace"], s.meta["name"], s.observed.sources)
-        policy.require_model(given, model)
+        model = policy.vetted(given, model)
     except (ModelRefused, policy.Refused) as e:
         if not s.observed.confirmed:
             return Confirm()

@@ -62,7 +62,8 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(200, json.dumps(listed).encode())
         else:
             siblings = [{"rfilename": file} for file in files]
-            self.answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
+            card = {"cardData": {"license": "apache-2.0"}} if name == "org/tiny" else {}
+            self.answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings} | card).encode())
 
     def send_file(self, name, file):
         content = self.server.models[name][file]
@@ -157,6 +158,8 @@ def test_a_model_is_fetched_with_its_commit_and_only_its_own_files(fetch, hub, m
         ({"uri": "hf://org/tiny", "revision": "v9"}, "MODEL_INVALID", "has no revision v9 on the hub"),
         ({"uri": "hf://org/gated"}, "MODEL_INVALID", "The hub refuses access to org/gated (gated or private)"),
         ({"uri": "hf://org/pickled"}, "MODEL_INVALID", "only pickled weights (pytorch_model.bin)"),
+        ({"uri": "hf://org/tiny", "licences": ["mit"]}, "MODEL_INVALID", "has the licence apache-2.0, and the Fine"),
+        ({"uri": "hf://org/pickled", "licences": ["mit"]}, "MODEL_INVALID", "names no licence on its model card"),
         ({"uri": "hf://not a name"}, "MODEL_INVALID", "is not a model's name on the hub"),
         ({"uri": "hf://org/down"}, "STORAGE_UNAVAILABLE", "the hub could not be reached or kept failing"),
     ],
@@ -166,3 +169,7 @@ def test_a_model_that_cannot_be_had_is_explained(fetch, hub, location, code, sai
     found = fetch(**location)
     assert (found["code"], said in found["message"]) == (code, True), found["message"]
     assert not [call for call in hub.calls[before:] if "/resolve/" in call]
+
+
+def test_a_model_whose_licence_is_allowed_is_fetched(fetch):
+    assert fetch(uri="hf://org/tiny", licences=["MIT", "Apache-2.0"])["revision"] == COMMIT

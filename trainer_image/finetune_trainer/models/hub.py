@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from finetune_api.run import ENV_HF_TOKEN, ExitCode, ModelLocation
 from finetune_trainer.errors import TrainerError, one_line
+from finetune_trainer.models.licence import licence_of_data, require_licence
 from finetune_trainer.models.modelfiles import ModelFiles, is_needed, require_usable_names
 
 _UNREACHABLE = ("TransportError", "ConnectionError", "TimeoutError")
@@ -26,6 +27,8 @@ def fetch_from_hub(location: ModelLocation) -> ModelFiles:
     try:
         info = HfApi().model_info(name, revision=location.revision, token=token, timeout=10)
         names = [sibling.rfilename for sibling in info.siblings or ()]
+        card = info.card_data.to_dict() if info.card_data else None  # type: ignore[no-untyped-call]
+        require_licence(location, licence_of_data(card))
         require_usable_names(names, location.uri)
         wanted = [file for file in names if is_needed(file)]
         directory = snapshot_download(name, revision=info.sha, allow_patterns=wanted, token=token)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from finetune_api.run import ExitCode, ModelLocation
 from finetune_trainer.errors import TrainerError, disk_full, one_line
+from finetune_trainer.models.licence import CARD, licence_of_card, require_licence
 from finetune_trainer.models.weightfiles import INDEX, SINGLE
 from finetune_trainer.storage.manifest import MANIFEST_NAME, Ancestor, Manifest, Vouched, digest_of
 from finetune_trainer.storage.storage_errors import WrongBytes
@@ -132,6 +133,9 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
     prefix = manifest.location if manifest else prefix
     expected = {file.path: file.sha256 for file in manifest.files} if manifest else {}
     stored = [] if manifest else store.objects(prefix)
+    if not manifest and location.licences is not None:
+        card = store.read_if_there(f"{prefix}{CARD}")
+        require_licence(location, licence_of_card(card) if card else None)
     sizes = {f.path: f.size for f in manifest.files} if manifest else {o.name: o.size for o in stored}
     require_usable_names(sizes, prefix)
     needed = {name: size for name, size in sizes.items() if is_needed(name)}
