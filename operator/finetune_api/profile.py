@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api import environment
-from finetune_api.base import Model, NotYet, Rule
+from finetune_api.base import Model, Rule
 from finetune_api.spec.fields import Duration, Image, ObjectName, Quantity
 
 LabelKey = Annotated[
@@ -90,7 +90,7 @@ class Limits(Model):
     """resources.memory, of one pod; also what a job gets that asks for none, where defaults.memory is absent."""
     max_retries: Annotated[int, Field(ge=0, le=10)] | None = None
     """runPolicy.maxRetries: more count as this many."""
-    deadline: Annotated[Duration | None, NotYet()] = None
+    deadline: Duration | None = None
     """runPolicy.deadline; also that of a job that gives none."""
 
 
@@ -147,9 +147,9 @@ class Defaults(Model):
     """resources.memory."""
     priority_class: ObjectName | None = None
     """scheduling.priorityClass."""
-    deadline: Annotated[Duration | None, NotYet()] = None
+    deadline: Duration | None = None
     """runPolicy.deadline."""
-    stall_timeout: Annotated[Duration | None, NotYet()] = None
+    stall_timeout: Duration | None = None
     """runPolicy.stallTimeout."""
 
 
@@ -172,7 +172,7 @@ class FineTuneProfileSpec(Model):
     """The most that one FineTuneJob may ask for."""
     allowed: Allowed = Allowed()
     """What FineTuneJobs may name."""
-    queue: Annotated[ObjectName | None, NotYet()] = None
+    queue: ObjectName | None = None
     """Kueue LocalQueue of the FineTuneJobs; they may name no other one."""
     environment: Annotated[tuple[Variable, ...], Field(max_length=32)] = ()
     """Further environment variables of the training pods."""

@@ -75,6 +75,10 @@ class ProfileUsed(StatusModel):
     """Currency of the price."""
     max_retries: int | None = None
     """Most retries allowed, whatever spec.runPolicy.maxRetries says."""
+    deadline: str | None = None
+    """Deadline of a job that gives none itself."""
+    stall_timeout: str | None = None
+    """Stall time-out of a job that gives none itself."""
 
 
 class Attempt(StatusModel):

@@ -134,8 +134,16 @@ class Situation:
         """``spec.runPolicy``, within what the profile of the present attempt allows; the defaults where this version
         cannot read the spec."""
         asked = RunPolicy() if isinstance(self.job, InvalidSpec) else self.job.spec.run_policy
-        most = self.profile.max_retries if self.profile else None
-        return asked if most is None else asked.model_copy(update={"max_retries": min(asked.max_retries, most)})
+        if (given := self.profile) is None:
+            return asked
+        most = asked.max_retries if given.max_retries is None else min(asked.max_retries, given.max_retries)
+        return asked.model_copy(
+            update={
+                "max_retries": most,
+                "deadline": asked.deadline or given.deadline,
+                "stall_timeout": asked.stall_timeout or given.stall_timeout,
+            }
+        )
 
     @cached_property
     def profile(self) -> ProfileUsed | None:

@@ -23,6 +23,7 @@ from finetune_api.status import ProfileUsed
 from finetune_operator.failures import Failure, tell
 from finetune_operator.observed import Raw
 from finetune_operator.settings import Settings
+from finetune_operator.times import seconds_of
 
 _AWS = "https://s3.amazonaws.com"
 """What allowed.s3Endpoints calls the server of jobs that name none."""
@@ -72,7 +73,13 @@ def grant(job: FineTuneJob, profile: Raw | None, settings: Settings) -> Grant:
     spec = _read(name, profile.get("spec"))
     _require(name, _refusals(job, name, spec))
     kind = _kind(job.spec.resources, spec)
-    used = ProfileUsed(name=name, digest=digest(profile), max_retries=spec.limits.max_retries)
+    used = ProfileUsed(
+        name=name,
+        digest=digest(profile),
+        max_retries=spec.limits.max_retries,
+        deadline=_deadline(job.spec, spec),
+        stall_timeout=None if job.spec.run_policy.stall_timeout else spec.defaults.stall_timeout,
+    )
     if kind is not None:
         used = used.model_copy(
             update={
@@ -178,10 +185,18 @@ def _completed(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> FineTuneJ
     scheduling = spec.scheduling
     if scheduling.priority_class is None:
         scheduling = scheduling.model_copy(update={"priority_class": defaults.priority_class})
+    if profile.queue is not None:
+        scheduling = scheduling.model_copy(update={"queue": profile.queue})
     memory = next((m for m in (asked.memory, defaults.memory, limits.memory) if m is not None), None)
     resources = asked.model_copy(update={"cpu": _cpu(asked, profile), "memory": memory})
     changed = {"resources": resources, "scheduling": scheduling}
     return spec.model_copy(update=changed)
+
+
+def _deadline(asked: FineTuneJobSpec, profile: FineTuneProfileSpec) -> str | None:
+    """The deadline of a job that gives none: the default, within the limit."""
+    given = [limit for limit in (profile.defaults.deadline, profile.limits.deadline) if seconds_of(limit) is not None]
+    return None if asked.run_policy.deadline else min(given, key=lambda limit: seconds_of(limit) or 0.0, default=None)
 
 
 def _cpu(asked: Resources, profile: FineTuneProfileSpec) -> int | str | None:
@@ -207,6 +222,8 @@ def _refusals(job: FineTuneJob, name: str, profile: FineTuneProfileSpec) -> Iter
     yield from _unknown_kind(job.spec, profile)
     yield from _elsewhere(job, profile.allowed)
     yield from _foreign_image(job.spec, profile)
+    if (queue := job.spec.scheduling.queue) is not None and profile.queue not in (None, queue):
+        yield _sentence("spec.scheduling.queue", queue, "only", profile.queue)
     wanted = job.spec.scheduling.priority_class
     classes = profile.allowed.priority_classes
     if wanted is not None and classes is not None and wanted not in classes:
@@ -220,6 +237,9 @@ def _beyond_limits(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> Itera
         yield _sentence("spec.resources.gpusPerNode", f"{gpus} GPUs in all", "at most", limits.gpus)
     if limits.nodes is not None and asked.nodes > limits.nodes:
         yield _sentence("spec.resources.nodes", asked.nodes, "at most", limits.nodes)
+    deadline, latest = spec.run_policy.deadline, limits.deadline
+    if (seconds_of(deadline) or 0.0) > (seconds_of(latest) or float("inf")):
+        yield _sentence("spec.runPolicy.deadline", deadline, "at most", latest)
     for name in ("cpu", "memory"):
         found, most = getattr(asked, name), getattr(limits, name)
         if found is not None and most is not None and amount(found) > amount(most):

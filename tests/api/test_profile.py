@@ -24,7 +24,8 @@ WHOLE: dict[str, Any] = {
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, {"operator": "Exists"}],
     "gpus": [GPU | {"memoryGiB": 80, "pricePerHour": 2.5}],
     "currency": "EUR",
-    "limits": {"gpus": 8, "nodes": 2, "cpu": 64, "memory": "512Gi", "maxRetries": 3},
+    "queue": "team-a",
+    "limits": {"gpus": 8, "nodes": 2, "cpu": 64, "memory": "512Gi", "maxRetries": 3, "deadline": "24h"},
     "allowed": {
         "s3Prefixes": ["s3://team-a/", "s3://shared/{namespace}"],
         "s3Endpoints": ["https://minio.example:9000"],
@@ -34,7 +35,14 @@ WHOLE: dict[str, Any] = {
         "priorityClasses": ["low"],
     },
     "environment": [{"name": "NCCL_DEBUG", "value": "INFO"}],
-    "defaults": {"gpuType": "a100", "cpu": 8, "memory": "64Gi", "priorityClass": "low"},
+    "defaults": {
+        "gpuType": "a100",
+        "cpu": 8,
+        "memory": "64Gi",
+        "priorityClass": "low",
+        "deadline": "8h",
+        "stallTimeout": "1h",
+    },
 }
 
 
@@ -80,7 +88,8 @@ def test_both_take_what_is_right(spec: dict[str, Any]):
         {"allowed": {"models": ["job://other"]}},
         {"limits": {"memory": "lots"}},
         {"currency": "dollars"},
-        {"queue": "later"},
+        {"queue": "UPPER"},
+        {"limits": {"deadline": "soon"}},
     ],
     ids=str,
 )

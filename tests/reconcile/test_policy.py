@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from finetune_api import names
 from finetune_api.job import FineTuneJob
 from finetune_api.run import AdapterLocation, ModelLocation
 from finetune_operator import policy
+from finetune_operator.observed import JobState, Observed
+from finetune_operator.outcome import Situation
 from finetune_operator.policy import Refused, grant, vetted
 from finetune_operator.render import AttemptPlan, job_manifest
 from finetune_operator.settings import Settings
@@ -124,6 +127,12 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"limits": {"gpus": 0}}, {}, "found 1 GPUs in all; allowed: at most 0"),
     ({"limits": {"cpu": 4}}, {"resources": {"cpu": "4100m"}}, "spec.resources.cpu: found 4100m; allowed: at most 4"),
     ({"limits": {"memory": "8Gi"}}, {"resources": {"memory": "9G"}}, "spec.resources.memory: found 9G; allowed"),
+    (
+        {"limits": {"deadline": "4h"}},
+        {"runPolicy": {"deadline": "241m"}},
+        "spec.runPolicy.deadline: found 241m; allowed: at most 4h",
+    ),
+    ({"queue": "a"}, {"scheduling": {"queue": "b"}}, "spec.scheduling.queue: found b; allowed: only a"),
     ({"gpus": [A100, L4]}, {}, "spec.resources.gpuType: found nothing; allowed: one of a100, l4"),
     ({"gpus": [A100]}, {"resources": {"gpuType": "h100"}}, "found h100; allowed: one of a100"),
     ({}, {"resources": {"gpuType": "h100"}}, "found h100; allowed: one of none"),
@@ -301,3 +310,32 @@ def test_the_licences_go_to_the_trainer_which_sees_the_model_s():
     given = granted(profile(allowed={"licences": ["mit"]}))
     assert vetted(given, MODEL).licences == ("mit",)
     assert vetted(granted(profile()), MODEL).licences is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked", "deadline", "stall"),
+    [
+        ({}, {}, None, None),
+        ({"limits": {"deadline": "4h"}}, {}, "4h", None),
+        ({"limits": {"deadline": "4h"}, "defaults": {"deadline": "2h"}}, {}, "2h", None),
+        ({"limits": {"deadline": "4h"}, "defaults": {"deadline": "8h", "stallTimeout": "30m"}}, {}, "4h", "30m"),
+        ({"defaults": {"deadline": "2h", "stallTimeout": "30m"}}, {"deadline": "3h", "stallTimeout": "1h"}, "3h", "1h"),
+    ],
+)
+def test_deadline_and_stall_time_out_come_from_the_job_or_else_from_what_its_job_remembers(
+    spec, asked, deadline, stall
+):
+    raw = b.finetunejob(profile="gpu", runPolicy=asked)
+    job = job_manifest(
+        grant(FineTuneJob.read(raw), profile(**spec), Settings()), AttemptPlan(0), MODEL, Settings(), None
+    )
+    job["metadata"] |= {"uid": "u", "creationTimestamp": b.CREATED}
+    observed = Observed(job=JobState.of(job))
+    found = Situation(raw, observed, datetime(2026, 11, 21, tzinfo=UTC), Settings(), None).policy
+    assert (found.deadline, found.stall_timeout) == (deadline, stall)
+
+
+def test_the_queue_of_a_profile_is_that_of_its_jobs():
+    written = manifest(profile(queue="team-a"))
+    assert written["metadata"]["labels"][names.LABEL_QUEUE] == "team-a"
+    assert written["spec"]["suspend"] is True
