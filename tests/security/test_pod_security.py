@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from finetune_api.job import FineTuneJob
 from finetune_api.run import ModelLocation
 from finetune_operator.policy import Refused, grant
-from finetune_operator.render import Reporting, job_manifest
+from finetune_operator.render import AttemptPlan, Reporting, job_manifest
 from finetune_operator.settings import Settings
 from tests import builders as b
 from tests import pod_security
@@ -40,7 +40,7 @@ SECTIONS: dict[str, st.SearchStrategy[Any]] = {
 def template(profile: dict[str, Any] | None, sections: dict[str, Any]) -> dict[str, Any]:
     of = {"metadata": {"name": "default"}, "spec": profile} if profile is not None else None
     given = grant(FineTuneJob.read(b.finetunejob(**sections)), of, Settings())
-    found = job_manifest(given, 0, ModelLocation(uri="hf://a/b"), Settings(), REPORTING)
+    found = job_manifest(given, AttemptPlan(), ModelLocation(uri="hf://a/b"), Settings(), REPORTING)
     return dict(found["spec"]["template"])
 
 
