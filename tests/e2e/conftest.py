@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -106,7 +107,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     thread = threading.Thread(target=loop.run_forever, name="platform", daemon=True)
     thread.start()
     gpus = {"nvidia.com/gpu": "2"}  # in name only: what asks for them computes on the CPU
-    cluster = LocalCluster(folder / "local", operator_settings={"progress_interval": "10"}, extra_capacity=gpus)
+    settings = {"progress_interval": "10", "retry_backoff": "2"}
+    programs = dict.fromkeys(("python", "python3"), str(troubled_python(folder)))
+    cluster = LocalCluster(folder / "local", operator_settings=settings, extra_capacity=gpus, programs=programs)
 
     async def start() -> None:
         await cluster.__aenter__()
@@ -121,6 +124,14 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         asyncio.run_coroutine_threadsafe(stop(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+
+
+def troubled_python(folder: Path) -> Path:
+    """A program that is this interpreter, but for jobs that ask for trouble."""
+    program = folder / "python"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("troubled_trainer.py")} "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 def _furnished(cluster: LocalCluster, loop: asyncio.AbstractEventLoop, folder: Path) -> Platform:
