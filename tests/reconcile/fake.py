@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api import names
-from finetune_api.conditions import Phase, Reason, Retry, retry_of
+from finetune_api.conditions import Phase
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import failures
 from finetune_operator.cluster import ApiError
@@ -15,6 +15,10 @@ from tests import builders as b
 
 Raw = dict[str, Any]
 KEY = (b.NAMESPACE, "support-bot")
+
+
+COUNTED = {"OutOfMemory", "StorageUnavailable", "DiskFull", "TrainerKilled", "TrainerCrashed", "ResultLost", "Stalled"}
+NOT_COUNTED = {"Preempted", "Disrupted", "NodeLost", "JobDeleted", "Suspended"}
 
 
 class Crash(BaseException):
@@ -148,7 +152,7 @@ class FakeCluster:
         assert [job for job in self.jobs.values() if not JobState.of(job).ended] == []
         assert [pod for pod in self.pods.values() if not PodState.of(pod).ended] == []
         failed = [failures.of_pod(state) for pod in self.pods.values() if (state := PodState.of(pod)).failed]
-        assert [failure.reason for failure in failed if retry_of(failure.reason) is Retry.NEVER] == []
+        assert {failure.reason for failure in failed if failure} <= COUNTED | NOT_COUNTED
 
     async def delete_job(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
         die = self._enter()
@@ -187,10 +191,8 @@ class FakeCluster:
             if "finishedAt" in attempt:
                 assert self.ends.setdefault(attempt["number"], attempt["reason"]) == attempt["reason"]
         assert all("finishedAt" in attempt for attempt in attempts[:-1])
-        rules = [retry_of(Reason(reason)) for reason in self.ends.values()]
-        counted = sum(rule in (Retry.COUNTED, Retry.SMALLER) for rule in rules)
-        assert status.get("failures", 0) == counted
-        assert [rule for rule in rules[:-1] if rule is Retry.NEVER] == []
+        assert status.get("failures", 0) == sum(reason in COUNTED for reason in self.ends.values())
+        assert set(list(self.ends.values())[:-1]) <= COUNTED | NOT_COUNTED, "what another attempt cannot mend is last"
 
     async def create_event(self, manifest: Raw) -> None:
         self._leave(self._enter())
