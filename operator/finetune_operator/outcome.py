@@ -15,7 +15,7 @@ from finetune_api.run import RunResult
 from finetune_api.spec import RunPolicy
 from finetune_api.status import FineTuneJobStatus, ProfileUsed
 from finetune_operator.attempts import AttemptEnd, Attempts
-from finetune_operator.observed import JobState, Observed, Raw
+from finetune_operator.observed import JobState, Observed, PodState, Raw
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
 from finetune_operator.times import parse_time
@@ -160,6 +160,11 @@ class Situation:
         """The Job of the present attempt, where it is ours."""
         job = self.observed.job
         return job if job is not None and job.owner_uid == self.uid else None
+
+    @property
+    def newest(self) -> PodState | None:
+        """The newest pod of the present attempt, where its Job is ours."""
+        return self.observed.pods[-1] if self.observed.pods and self.own_job else None
 
     @property
     def to_be_suspended(self) -> bool:

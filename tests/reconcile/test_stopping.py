@@ -251,3 +251,24 @@ def test_a_profile_limits_retries_as_it_was_when_the_attempt_began(known):
     attempt = {"number": 0, "job": JOB.name} | ({"profile": json.loads(used)} if known == "by the status" else {})
     decision = decide(job(RUNNING | {"attempts": [attempt]}), job=found, pods=(pod,))
     assert decision.status["phase"] == Phase.FAILED
+
+
+@pytest.mark.parametrize(
+    ("pod", "phase", "reason"),
+    [
+        (b.ended_pod(0, b.result()), Phase.SUCCEEDED, "Succeeded"),
+        (b.ended_pod(11, b.error("DataInvalid", "line 3")), Phase.FAILED, "DataInvalid"),
+        (b.ended_pod(137), Phase.STARTING, "JobDeleted"),
+    ],
+)
+def test_what_a_pod_came_to_before_somebody_deleted_its_job_is_not_lost(pod, phase, reason):
+    decision = decide(job(), gone=(PodState.of(pod),), confirmed=True)
+    assert (decision.status["phase"], decision.status["attempts"][0]["reason"]) == (phase, reason)
+
+
+def test_a_pod_that_fails_as_it_is_stopped_is_no_failure():
+    pod = PodState.of(b.ended_pod(137))
+    raw = job(stopped("Suspended"), suspend=True)
+    decision = decide(raw, job=JobState.of(b.failed_job()), pods=(pod,), confirmed=True)
+    assert decision.status["phase"] == Phase.SUSPENDED
+    assert "failures" not in decision.status

@@ -31,7 +31,7 @@ def queued(s: Situation) -> Outcome | None:
 
 def running(s: Situation) -> Outcome | None:
     """The trainer is running; the last report says where it is."""
-    pod = _newest(s)
+    pod = s.newest
     if pod is None or not pod.running or pod.ended:
         return None
     phase = _reported_phase(s, pod)
@@ -50,7 +50,7 @@ def _reported_phase(s: Situation, pod: PodState) -> Phase:
 
 def waiting(s: Situation) -> Outcome | None:
     """The pod does not start, and may never do so by itself."""
-    pod = _newest(s)
+    pod = s.newest
     if pod is None or pod.ended or pod.running:
         return None
     trouble = failures.of_waiting(pod)
@@ -76,13 +76,13 @@ def without_pod(s: Situation) -> Outcome | ReadEvents | None:
 
 def ended(s: Situation) -> Keep | None:
     """The pod has ended or is gone, but its Job has not said yet what comes of it."""
-    pod = _newest(s)
+    pod = s.newest
     return Keep() if s.own_job and (pod is None or pod.ended) else None
 
 
 def starting(s: Situation) -> Outcome | None:
     """The pod is on the way: told once, and once more where it takes its time."""
-    job, pod = s.own_job, _newest(s)
+    job, pod = s.own_job, s.newest
     if job is None or pod is None:
         return None
     slow_after = s.settings.progress_interval
@@ -95,7 +95,3 @@ def starting(s: Situation) -> Outcome | None:
 def _job_created(job: JobState, look_again_after: float | None) -> Outcome:
     message = f"Job {job.name} is created; if no pod appears, `kubectl describe job {job.name}` says why."
     return Outcome(Phase.STARTING, Reason.JOB_CREATED, message, look_again_after=look_again_after)
-
-
-def _newest(s: Situation) -> PodState | None:
-    return s.observed.pods[-1] if s.observed.pods and s.own_job else None

@@ -58,7 +58,7 @@ def past_deadline(s: Situation) -> Outcome | None:
 
 def stalled(s: Situation) -> Outcome | None:
     """The trainer makes no progress."""
-    left, pod = _until_stalled(s), _newest(s)
+    left, pod = _until_stalled(s), s.newest
     if left is None or left > 0 or pod is None:
         return None
     report = s.observed.report
@@ -79,7 +79,7 @@ def given_up(s: Situation) -> Outcome | None:
 
 def hopeless(s: Situation) -> Failure | None:
     """What keeps the pod from starting and does not pass by itself."""
-    pod = _newest(s)
+    pod = s.newest
     trouble = None
     if pod is not None and not pod.ended and not pod.running:
         trouble = failures.of_waiting(pod)
@@ -155,11 +155,7 @@ def _until_deadline(s: Situation) -> float | None:
 
 def _until_stalled(s: Situation) -> float | None:
     """Only of a pod that runs, and only where pods can report."""
-    limit, pod = seconds_of(s.policy.stall_timeout), _newest(s)
+    limit, pod = seconds_of(s.policy.stall_timeout), s.newest
     if limit is None or s.reporting is None or pod is None or not pod.running or pod.ended:
         return None
     return limit - s.observed.still_for
-
-
-def _newest(s: Situation) -> PodState | None:
-    return s.observed.pods[-1] if s.observed.pods and s.own_job else None

@@ -1,0 +1,1 @@
+"""The parts of a status that are told of a situation and its outcome."""
