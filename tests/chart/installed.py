@@ -68,6 +68,7 @@ async def operator(server: ApiServer, admin: ApiClient, folder: Path) -> AsyncIt
     here = {"REPORTS_URL": url, "REPORTS_PORT": str(port), "REPORTS_BIND": "127.0.0.1"}
     here |= {"ADVERTISE_ADDRESS": f"127.0.0.1:{port}"}
     here |= {"HEALTH_BIND": "127.0.0.1", "HEALTH_PORT": "0", "PROGRESS_INTERVAL": "0"}
+    here |= {"METRICS_BIND": "127.0.0.1", "METRICS_PORT": "0"}
     environment = environment_of(deployment, "127.0.0.1") | {f"{PREFIX}{name}": value for name, value in here.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -68,7 +68,7 @@ async def run_two_jobs(folder: Path, served: list[str]) -> None:
             await install(config, {"watchNamespaces": served})
         async with operator(server, admin, folder) as reports_url:
             await one_that_succeeds(admin, reports_url)
-            await one_whose_job_is_deleted(admin)
+            await one_whose_pod_is_refused_and_that_is_suspended(admin)
             await one_without_its_profile(admin)
         assert_rights_suffice_and_are_used(server)
 
@@ -90,13 +90,18 @@ async def one_that_succeeds(admin: ApiClient, reports_url: str) -> None:
     await until(admin, EVENTS, lambda found: found["reason"] == "Succeeded")
 
 
-async def one_whose_job_is_deleted(admin: ApiClient) -> None:
-    """Before it says so, the operator asks whether the Job is really gone."""
-    created = await admin.create(FINETUNEJOBS, builders.manifest("deleted"))
+async def one_whose_pod_is_refused_and_that_is_suspended(admin: ApiClient) -> None:
+    """Why there is no pod, the operator reads in Events; to suspend the FineTuneJob, it deletes the Job."""
+    created = await admin.create(FINETUNEJOBS, builders.manifest("refused"))
     job = await until(admin, JOBS, lambda found: is_child(found, created))
-    await reaches(admin, created, lambda status: "jobRef" in status)
-    await admin.delete(f"{JOBS}/{job['metadata']['name']}")
-    await reaches(admin, created, lambda status: status.get("phase") == "Failed")
+    about = {"kind": "Job", "namespace": TEAM, "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    meta = {"name": "why", "namespace": TEAM}
+    said = 'Error creating: pods "x" is forbidden: exceeded quota: q'
+    event = {"metadata": meta, "involvedObject": about, "type": "Warning", "reason": "FailedCreate", "message": said}
+    await admin.create(EVENTS, event)
+    await reaches(admin, created, lambda status: "exceeded quota: q" in status.get("message", ""))
+    await admin.patch(f"{FINETUNEJOBS}/refused", {"spec": {"suspend": True}})
+    await reaches(admin, created, lambda status: status.get("phase") == "Suspended")
 
 
 async def reaches(admin: ApiClient, job: Object, holds: Callable[[Object], Any]) -> None:
