@@ -110,9 +110,11 @@ def pod(
     created: str = CREATED,
     uid: str = UID,
     attempt: int = 0,
+    index: int | None = None,
     gone_by: str | None = None,
 ) -> Raw:
-    """A training pod whose ``trainer`` container is in a state (of the container status)."""
+    """A training pod whose ``trainer`` container is in a state (of the container status); with an index where there are
+    several."""
     meta = {
         "name": name,
         "namespace": NAMESPACE,
@@ -121,6 +123,8 @@ def pod(
         "creationTimestamp": created,
         "labels": labels(uid, attempt),
     }
+    if index is not None:
+        meta["annotations"] = {names.ANNOTATION_INDEX: str(index)}
     if gone_by:
         meta["deletionTimestamp"] = gone_by
     containers = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
@@ -136,13 +140,20 @@ def waiting_pod(reason: str, message: str = "", **more: Any) -> Raw:
     return pod({"waiting": {"reason": reason, "message": message}}, **more)
 
 
-def ended_pod(code: int, message: str = "", reason: str = "", name: str = "support-bot-0-abcde", **more: Any) -> Raw:
+def ended_pod(
+    code: int,
+    message: str = "",
+    reason: str = "",
+    name: str = "support-bot-0-abcde",
+    finished: str = "2026-11-21T10:01:05Z",
+    **more: Any,
+) -> Raw:
     ended = {
         "exitCode": code,
         "message": message,
         "reason": reason or ("Error" if code else "Completed"),
         "startedAt": "2026-11-21T10:00:05Z",
-        "finishedAt": "2026-11-21T10:01:05Z",
+        "finishedAt": finished,
     }
     return pod({"terminated": ended}, phase="Failed" if code else "Succeeded", name=name, **more)
 

@@ -39,6 +39,9 @@ ANNOTATION_REPORTS_CA = f"{GROUP}/reports-ca"
 ANNOTATION_PROFILE = f"{GROUP}/profile"
 """What a Job was given by a profile (:class:`finetune_api.status.ProfileUsed` as JSON)."""
 
+ANNOTATION_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Kubernetes': which of the pods of an Indexed Job a pod is, from 0."""
+
 TRAINER_CONTAINER = "trainer"
 
 _CHILD_NAME_CUT = 40
@@ -51,7 +54,12 @@ def uid_hash(uid: str) -> str:
 
 
 def child_name(name: str, uid: str, attempt: int) -> str:
-    """The name of the ``batch/v1`` Job of one attempt: ``<name cut>-<hash of uid>-<attempt>``.
+    """The name of the ``batch/v1`` Job of one attempt: ``<name cut>-<hash of uid>-<attempt>``."""
+    return f"{service_name(name, uid)}-{attempt}"
+
+
+def service_name(name: str, uid: str) -> str:
+    """The name of the headless Service by which the pods of one FineTuneJob find one another: ``<name cut>-<hash>``.
 
     Two FineTuneJobs whose names are cut to the same words differ by the hash. Dots are legal in our names
     but not in a pod's hostname, so they become dashes.
@@ -59,7 +67,7 @@ def child_name(name: str, uid: str, attempt: int) -> str:
     cut = re.sub(r"[^a-z0-9-]", "-", name)[:_CHILD_NAME_CUT].strip("-") or "job"
     if not cut[0].isalpha():
         cut = f"j{cut}"[:_CHILD_NAME_CUT].strip("-")
-    return f"{cut}-{uid_hash(uid)}-{attempt}"
+    return f"{cut}-{uid_hash(uid)}"
 
 
 def job_prefix(output_uri: str, name: str, uid: str) -> str:

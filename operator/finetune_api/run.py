@@ -40,6 +40,16 @@ CHECKPOINT_NAME = re.compile(r"([0-9]{8})-[0-9a-f]{8}")
 ENV_SCRATCH = "FINETUNE_SCRATCH"
 ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
 ENV_HF_TOKEN = "HF_TOKEN"
+ENV_NODES = "NNODES"
+"""Pods of the training; this and the three below only where there are several. torchrun knows them as ``--nnodes``,
+``--node-rank``, ``--master-addr`` and ``--master-port``."""
+ENV_NODE = "NODE_RANK"
+"""Which of them this is, from 0."""
+ENV_MEETING_HOST = "MASTER_ADDR"
+"""Host name of pod 0."""
+ENV_MEETING_PORT = "MASTER_PORT"
+MEETING_PORT = 29500
+"""At which pod 0 listens for the others; torchrun's own default."""
 ENV_REPORTS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_REPORTS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 """Path of a file."""

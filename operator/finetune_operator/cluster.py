@@ -157,6 +157,14 @@ class Cluster:
         """A Job as it is now."""
         return await self._get_or_none(_path(JOBS, namespace, name))
 
+    async def create_service(self, manifest: Raw) -> Raw:
+        """Create a Service."""
+        return await self._call("POST", _path(_SERVICES, manifest["metadata"]["namespace"]), manifest, params=_OWN)
+
+    async def get_service(self, namespace: str, name: str) -> Raw | None:
+        """A Service as it is now."""
+        return await self._get_or_none(_path(_SERVICES, namespace, name))
+
     async def delete_job(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
         """Delete a Job and then its pods, if it is still this one and unchanged.
 
@@ -349,6 +357,7 @@ class Cluster:
 
 _LEASES = ("/apis/coordination.k8s.io/v1", "leases")
 _SECRETS = ("/api/v1", "secrets")
+_SERVICES = ("/api/v1", "services")
 _OWN = {"fieldManager": names.MANAGER}
 
 

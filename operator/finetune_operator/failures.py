@@ -2,7 +2,7 @@
 
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -126,17 +126,24 @@ def _of_exit_code(pod: PodState, code: int) -> Failure:
 
 
 def of_pods(pods: Sequence[PodState]) -> Failure | None:
-    """Why the pods of an attempt failed: as the last one did; None where none did.
+    """Why the pods of an attempt failed: as the one did that is the cause; None where none did."""
+    pod = cause(pods)
+    return of_pod(pod) if pod else None
 
-    A pod that the platform took away, or that only lost the others, never decides while another one ended by itself.
+
+def cause(pods: Sequence[PodState]) -> PodState | None:
+    """The pod whose end made an attempt fail: the first that ended by itself, or where none did, that was taken away.
+
+    Where one pod fails its Job asks all others to end, if they have not lost it before.
     """
 
-    def weight(pod: PodState) -> tuple[bool, bool, str, str]:
-        lost_others = pod.exit_code in (ExitCode.PEERS_LOST, ExitCode.PREEMPTED)
-        return pod.disruption is None, not lost_others, pod.finished_at or "", pod.name
+    def order(pod: PodState) -> tuple[int, str, str]:
+        asked = pod.exit_code in _ASKED_TO_END and pod.gone_by is not None and pod.ended_reason != "OOMKilled"
+        if pod.disruption is None and (asked or pod.exit_code in (ExitCode.PEERS_LOST, ExitCode.PREEMPTED)):
+            return 2, pod.finished_at or "", pod.name
+        return (0 if pod.disruption is None else 1), pod.finished_at or "", pod.name
 
-    failed = sorted((pod for pod in pods if pod.failed), key=weight)
-    return of_pod(failed[-1]) if failed else None
+    return min((pod for pod in pods if pod.failed), key=order, default=None)
 
 
 def of_job(job: JobState, pods: Sequence[PodState]) -> Failure:
@@ -157,6 +164,12 @@ def of_refusal(complaint: str) -> Failure:
     if "exceeded quota" in complaint:
         return tell(Reason.QUOTA_EXCEEDED, f"there is no room in a quota: {said}")
     return tell(Reason.POD_REFUSED, f"the pod cannot be created: {said}")
+
+
+def of_all_waiting(pods: Sequence[PodState]) -> Iterator[Failure]:
+    """Why those of an attempt's pods do not start that do not."""
+    troubles = (of_waiting(pod) for pod in pods if not pod.ended and not pod.running)
+    return (trouble for trouble in troubles if trouble)
 
 
 def of_waiting(pod: PodState) -> Failure | None:

@@ -3,7 +3,7 @@
 The caches hold these small forms, not the objects of the API server.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -50,7 +50,7 @@ class JobState:
             namespace=meta["namespace"],
             name=meta["name"],
             uid=meta["uid"],
-            owner_uid=_controller_uid(meta),
+            owner_uid=controller_uid(meta),
             job_uid=(meta.get("labels") or {}).get(names.LABEL_JOB_UID),
             created_at=meta.get("creationTimestamp", ""),
             suspended=bool((raw.get("spec") or {}).get("suspend")),
@@ -75,6 +75,8 @@ class PodState:
     created_at: str
     attempt: int | None = None
     """Number of its attempt, by label."""
+    index: int | None = None
+    """Which of the pods of its Job it is, from 0; None: there is only one."""
     gone_by: str | None = None
     """When it is to be gone, where it is being deleted."""
     node: str | None = None
@@ -99,6 +101,11 @@ class PodState:
         return self.exit_code is not None or self.phase in ("Succeeded", "Failed")
 
     @property
+    def leads(self) -> bool:
+        """Whether it is the one that reports, publishes and leaves the result, for itself and the others."""
+        return not self.index
+
+    @property
     def failed(self) -> bool:
         """Whether it ended otherwise than well."""
         return self.ended and self.phase != "Succeeded" and self.exit_code != 0
@@ -120,6 +127,7 @@ class PodState:
             job_uid=(meta.get("labels") or {}).get(names.LABEL_JOB_UID),
             phase=status.get("phase", "Pending"),
             attempt=_number((meta.get("labels") or {}).get(names.LABEL_ATTEMPT)),
+            index=_number((meta.get("annotations") or {}).get(names.ANNOTATION_INDEX)),
             gone_by=meta.get("deletionTimestamp"),
             created_at=meta.get("creationTimestamp", ""),
             node=(raw.get("spec") or {}).get("nodeName"),
@@ -164,13 +172,15 @@ class Observed:
     complaint: str | None = None
     """What the Events of the Job say of pods that could not be created; None: they were not read."""
     report: ReceivedReport | None = None
-    """The last report of the newest pod."""
+    """The last report of the leading pod."""
     sources: Mapping[str, Raw] = field(default_factory=dict)
     """The FineTuneJobs that spec.model names by ``job://``, by name, as far as they exist."""
     profile: Raw | None = None
     """The FineTuneProfile that spec.profile names, or the default one; None where there is none of that name."""
     confirmed: bool = False
     """Whether all of the above was read from the API server itself a moment ago, not from caches."""
+    taken: str | None = None
+    """Kind and name of somebody else's object under the name of one of ours."""
     refusal: str | None = None
     """What the API server said when it refused to create the Job."""
     written_at: datetime | None = None
@@ -187,7 +197,13 @@ class Observed:
         return tuple(pod for pod in self.pods if not pod.ended)
 
 
-def _controller_uid(meta: Raw) -> str | None:
+def leading(pods: Sequence[PodState]) -> PodState | None:
+    """The newest one that leads the others, of pods that come oldest first."""
+    return next((pod for pod in reversed(pods) if pod.leads), None)
+
+
+def controller_uid(meta: Raw) -> str | None:
+    """The UID of the controlling owner, by an object's metadata."""
     return next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), None)
 
 

@@ -15,7 +15,7 @@ from finetune_api.run import RunResult
 from finetune_api.spec import RunPolicy
 from finetune_api.status import FineTuneJobStatus, ProfileUsed
 from finetune_operator.attempts import AttemptEnd, Attempts
-from finetune_operator.observed import JobState, Observed, PodState, Raw
+from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport, leading
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
 from finetune_operator.times import parse_time
@@ -26,6 +26,8 @@ class CreateJob:
     """Create the Job of the attempt. That it exists already is no error."""
 
     manifest: dict[str, Any]
+    service: dict[str, Any] | None = None
+    """The Service of the pods, where they must find one another: it comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +163,26 @@ class Situation:
         job = self.observed.job
         return job if job is not None and job.owner_uid == self.uid else None
 
+    @cached_property
+    def nodes(self) -> int:
+        """Pods that train together."""
+        return 1 if isinstance(self.job, InvalidSpec) else self.job.spec.resources.nodes
+
+    @cached_property
+    def at_work(self) -> int:
+        """Pods of the present attempt that run, or have done their part."""
+        return sum(pod.running or (pod.ended and not pod.failed) for pod in self.observed.pods)
+
     @property
-    def newest(self) -> PodState | None:
-        """The newest pod of the present attempt, where its Job is ours."""
-        return self.observed.pods[-1] if self.observed.pods and self.own_job else None
+    def lead(self) -> PodState | None:
+        """The newest pod of the present attempt that leads the others, where its Job is ours."""
+        return leading(self.observed.pods) if self.own_job else None
+
+    @property
+    def report(self) -> ReceivedReport | None:
+        """The last report of that pod."""
+        lead, report = leading(self.observed.pods), self.observed.report
+        return report if report and lead and report.pod_uid == lead.uid else None
 
     @property
     def to_be_suspended(self) -> bool:

@@ -62,6 +62,14 @@ PERMISSIONS: tuple[Permission, ...] = (
         "never changed.",
     ),
     Permission(
+        "",
+        "services",
+        ("get", "create"),
+        Scope.SERVED,
+        "Create the headless Service by which the pods of a FineTuneJob on several nodes find one another; get tells "
+        "whose a Service of the same name is.",
+    ),
+    Permission(
         names.GROUP,
         names.PROFILE_PLURAL,
         ("get", "list", "watch"),

@@ -14,7 +14,7 @@ from finetune_operator import events
 from finetune_operator.attempts import Attempts
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
 from finetune_operator.logs import JobLog
-from finetune_operator.observed import JobState, Observed, PodState, Raw
+from finetune_operator.observed import JobState, Observed, PodState, Raw, controller_uid
 from finetune_operator.outcome import Action, Confirm, CreateJob, DeleteJob, ReadEvents
 from finetune_operator.plan import Decision, plan
 from finetune_operator.policy import profile_name
@@ -153,19 +153,36 @@ class Reconciler:
 
     async def _create(self, key: Key, raw: Raw, action: CreateJob, observed: Observed) -> Observed:
         await self._still(key, raw)
-        manifest = action.manifest
-        meta = manifest["metadata"]
+        meta = action.manifest["metadata"]
+        what = action.service or action.manifest
         try:
-            job = await self._cluster.create_job(manifest)
+            if action.service and not await self._serve(action.service):
+                return replace(observed, taken=f"Service {meta['namespace']}/{action.service['metadata']['name']}")
+            what = action.manifest
+            job = await self._cluster.create_job(action.manifest)
         except ApiError as e:
             if e.code == 409 and e.reason == "AlreadyExists":
                 return replace(observed, job=await self._existing(meta["namespace"], meta["name"]))
             if e.code in _REFUSALS and "NamespaceTerminating" not in e.causes:
-                case = f"creating Job {meta['namespace']}/{meta['name']} was refused: {e.message}"
-                return replace(observed, refusal=case)
+                where = f"{what['kind']} {meta['namespace']}/{what['metadata']['name']}"
+                return replace(observed, refusal=f"creating {where} was refused: {e.message}")
             raise
         JobLog(log, *key).info("created Job %s", meta["name"])
         return replace(observed, job=JobState.of(job))
+
+    async def _serve(self, manifest: Raw) -> bool:
+        """Create the Service, unless it is there. False where somebody else's is."""
+        meta = manifest["metadata"]
+        try:
+            await self._cluster.create_service(manifest)
+        except ApiError as e:
+            if e.code != 409 or e.reason != "AlreadyExists":
+                raise
+            found = await self._cluster.get_service(meta["namespace"], meta["name"])
+            if found is None:
+                raise Unreachable(f"Service {meta['namespace']}/{meta['name']} was there and is gone") from e
+            return controller_uid(found["metadata"]) == controller_uid(meta)
+        return True
 
     async def _still(self, key: Key, raw: Raw) -> None:
         """Make sure that the FineTuneJob a Job is created for exists as it was seen: a watch may be behind."""

@@ -50,12 +50,8 @@ def job_manifest(
     Nothing of the spec reaches a command line or the value of a variable; it travels in the run file. Only a program of
     a team's own has the command that the spec gives it.
     """
-    job = given.job
-    labels = {
-        names.LABEL_MANAGED_BY: names.MANAGER,
-        names.LABEL_JOB_UID: job.uid,
-        names.LABEL_ATTEMPT: str(attempt.number),
-    }
+    job, nodes = given.job, given.job.spec.resources.nodes
+    labels = _labels(job) | {names.LABEL_ATTEMPT: str(attempt.number)}
     queue = job.spec.scheduling.queue
     annotations = {
         names.ANNOTATION_JOB: job.name,
@@ -72,32 +68,55 @@ def job_manifest(
             "namespace": job.namespace,
             "labels": labels | ({names.LABEL_QUEUE: queue} if queue else {}),
             "annotations": {names.ANNOTATION_JOB: job.name} | remembered,
-            "ownerReferences": [
-                {
-                    "apiVersion": names.API_VERSION,
-                    "kind": names.KIND,
-                    "name": job.name,
-                    "uid": job.uid,
-                    "controller": True,
-                }
-            ],
+            "ownerReferences": _owners(job),
         },
         "spec": {
             "completionMode": "Indexed",
-            "completions": 1,
-            "parallelism": 1,
+            "completions": nodes,
+            "parallelism": nodes,
             "backoffLimit": 0,
             "podReplacementPolicy": "Failed",
             **({"suspend": True} if queue else {}),
             "template": {
                 "metadata": {"labels": labels, "annotations": annotations},
-                "spec": _pod(given, settings, reporting),
+                "spec": _pod(given, attempt, settings, reporting),
             },
         },
     }
 
 
-def _pod(given: Grant, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
+def service_manifest(job: FineTuneJob) -> dict[str, Any] | None:
+    """The headless Service by which the pods of a job find one another; None where there is one pod.
+
+    It gives pods names and has neither an address nor a port. All attempts have the same one, because the names of
+    their pods differ. It names pods before they are ready: they are ready once they have met.
+    """
+    if job.spec.resources.nodes == 1:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": names.service_name(job.name, job.uid),
+            "namespace": job.namespace,
+            "labels": _labels(job),
+            "annotations": {names.ANNOTATION_JOB: job.name},
+            "ownerReferences": _owners(job),
+        },
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": _labels(job)},
+    }
+
+
+def _labels(job: FineTuneJob) -> dict[str, str]:
+    return {names.LABEL_MANAGED_BY: names.MANAGER, names.LABEL_JOB_UID: job.uid}
+
+
+def _owners(job: FineTuneJob) -> list[dict[str, Any]]:
+    owner = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": job.name, "uid": job.uid, "controller": True}
+    return [owner]
+
+
+def _pod(given: Grant, attempt: AttemptPlan, settings: Settings, reporting: Reporting | None) -> dict[str, Any]:
     job = given.job
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -111,7 +130,7 @@ def _pod(given: Grant, settings: Settings, reporting: Reporting | None) -> dict[
             "fsGroup": settings.run_as_user,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(given, reporting)],
+        "containers": [_container(given, attempt, reporting)],
         "volumes": [
             {"name": _VOLUME, "projected": {"sources": _projected(reporting)}},
             {"name": _SCRATCH, "emptyDir": {}},
@@ -119,6 +138,8 @@ def _pod(given: Grant, settings: Settings, reporting: Reporting | None) -> dict[
     }
     if _several_gpus(job):  # NCCL hands over data in it, and a container's own is 64 MiB
         pod["volumes"].append({"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory"}})
+    if job.spec.resources.nodes > 1:
+        pod["subdomain"] = names.service_name(job.name, job.uid)
     if job.spec.scheduling.priority_class:
         pod["priorityClassName"] = job.spec.scheduling.priority_class
     return pod | _placement(given)
@@ -138,7 +159,7 @@ def _several_gpus(job: FineTuneJob) -> bool:
     return job.spec.resources.gpus_per_node > 1
 
 
-def _container(given: Grant, reporting: Reporting | None) -> dict[str, Any]:
+def _container(given: Grant, attempt: AttemptPlan, reporting: Reporting | None) -> dict[str, Any]:
     job = given.job
     shared_memory = [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}] if _several_gpus(job) else []  # noqa: S108
     return {
@@ -146,7 +167,7 @@ def _container(given: Grant, reporting: Reporting | None) -> dict[str, Any]:
         "image": given.image,
         "imagePullPolicy": given.image_pull_policy,
         **_command(job),
-        "env": _environment(given, reporting),
+        "env": [*_environment(given, reporting), *_meeting(job, attempt)],
         "resources": _resources(job),
         "terminationMessagePath": run.TERMINATION_LOG,
         "terminationMessagePolicy": "File",
@@ -192,6 +213,22 @@ def _environment(given: Grant, reporting: Reporting | None) -> list[dict[str, An
     if secret := job.spec.model.credentials:
         environment.append(_from_secret(run.ENV_HF_TOKEN, secret, "token"))
     return environment
+
+
+def _meeting(job: FineTuneJob, attempt: AttemptPlan) -> list[dict[str, Any]]:
+    """Where several pods meet, and which of them each is."""
+    if job.spec.resources.nodes == 1:
+        return []
+    first = f"{names.child_name(job.name, job.uid, attempt.number)}-0"
+    plain = {
+        run.ENV_NODES: str(job.spec.resources.nodes),
+        run.ENV_MEETING_HOST: f"{first}.{names.service_name(job.name, job.uid)}",
+        run.ENV_MEETING_PORT: str(run.MEETING_PORT),
+    }
+    index = {"fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_INDEX}']"}}
+    return [{"name": name, "value": value} for name, value in plain.items()] + [
+        {"name": run.ENV_NODE, "valueFrom": index}
+    ]
 
 
 def _from_secret(name: str, secret: str, key: str, *, optional: bool = False) -> dict[str, Any]:

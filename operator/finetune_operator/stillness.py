@@ -35,13 +35,12 @@ class Stillness:
 
 
 def situation_of(job: JobState | None, pods: Sequence[PodState], report: ReceivedReport | None) -> Hashable:
-    """What must change for a job not to be still: its Job, its pod and what that is at, the numbers it reports."""
-    pod = pods[-1] if pods else None
-    waits = failures.of_waiting(pod) if pod else None
+    """What must change for a job not to be still: its Job, its pods and what they are at, the numbers it reports."""
     told = report.status if report else None
+    waits = [failures.of_waiting(pod) for pod in pods]
     return (
         job.uid if job else None,
-        pod and (pod.uid, pod.running, pod.ended),
-        waits and waits.reason,
+        tuple((pod.uid, pod.running, pod.ended) for pod in pods),
+        tuple(trouble and trouble.reason for trouble in waits),
         told and (told.progress_percentage, told.metrics),
     )

@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 from finetune_api import names
 from finetune_api.conditions import Phase
 from finetune_operator.cluster import JOBS, MANAGED, PODS, ApiError, Cluster, Unreachable
-from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport
+from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport, leading
 from finetune_operator.policy import profile_name
 from finetune_operator.source import source_names
 from finetune_operator.stillness import Stillness, situation_of
@@ -340,7 +340,8 @@ class World:
         jobs = self.jobs.of(uid, meta["namespace"])
         job = next((job for job in jobs if job.name == child), None)
         pods, lingering = share_of(self.pods.of(uid, meta["namespace"]), attempt)
-        report = self._reports.get(pods[-1].uid) if pods else None
+        lead = leading(pods)
+        report = self._reports.get(lead.uid) if lead else None
         return Observed(
             job=job,
             pods=pods,

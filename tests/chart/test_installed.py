@@ -24,6 +24,7 @@ TEAM = "team-a"
 FINETUNEJOBS = f"/apis/{names.API_VERSION}/namespaces/{TEAM}/{names.PLURAL}"
 JOBS = f"/apis/batch/v1/namespaces/{TEAM}/jobs"
 PODS = f"/api/v1/namespaces/{TEAM}/pods"
+SERVICES = f"/api/v1/namespaces/{TEAM}/services"
 EVENTS = f"/api/v1/namespaces/{TEAM}/events"
 CRD = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{names.CRD_NAME}"
 SECRET = f"/api/v1/namespaces/{NAMESPACE}/secrets/finetune-operator-reports"
@@ -72,6 +73,7 @@ async def run_two_jobs(folder: Path, served: list[str]) -> None:
             await one_that_succeeds(admin, reports_url)
             await one_whose_pod_is_refused_and_that_is_suspended(admin)
             await one_without_its_profile(admin)
+            await one_whose_service_is_somebody_elses(admin)
         assert_rights_suffice_and_are_used(server)
 
 
@@ -83,6 +85,15 @@ async def cannot_stream_lists(call: Any, when: str) -> None:
 
 async def one_without_its_profile(admin: ApiClient) -> None:
     created = await admin.create(FINETUNEJOBS, builders.manifest(name="lost", profile="nowhere"))
+    await reaches(admin, created, lambda status: status.get("phase") == "Failed")
+
+
+async def one_whose_service_is_somebody_elses(admin: ApiClient) -> None:
+    """The operator makes a Service for several nodes, and asks whose the one is that is there already."""
+    created = await admin.create(FINETUNEJOBS, builders.manifest("nodes", resources={"nodes": 2}, suspend=True))
+    name = names.service_name("nodes", created["metadata"]["uid"])
+    await admin.create(SERVICES, {"metadata": {"name": name}, "spec": {"clusterIP": "None"}})
+    await admin.patch(f"{FINETUNEJOBS}/nodes", {"spec": {"suspend": False}})
     await reaches(admin, created, lambda status: status.get("phase") == "Failed")
 
 

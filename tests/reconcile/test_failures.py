@@ -14,6 +14,9 @@ def of_pod(raw):
     return failures.of_pod(PodState.of(raw))
 
 
+EARLIER = "2026-11-21T10:01:01Z"
+
+
 def disrupted(reason, message, **more):
     return b.ended_pod(143, conditions=(b.condition("DisruptionTarget", reason, message),), **more)
 
@@ -142,18 +145,38 @@ def test_who_ended_the_trainer_is_told_by_the_surest_witness(pod, reason, said):
 @pytest.mark.parametrize(
     "others",
     [
-        [b.ended_pod(23, name="z", created="2026-11-21T10:02:00Z")],
-        [b.ended_pod(21, name="z", created="2026-11-21T10:02:00Z")],
-        [disrupted("EvictionByEvictionAPI", "evicting", name="z")],
-        [b.running_pod("z")],
-        [b.ended_pod(20, name="a")],
+        [b.ended_pod(23, name="a", finished=EARLIER)],
+        [b.ended_pod(21, name="a", finished=EARLIER)],
+        [b.ended_pod(143, name="a", gone_by=b.CREATED, finished=EARLIER)],
+        [b.ended_pod(137, name="a", gone_by=b.CREATED, finished=EARLIER)],
+        [disrupted("EvictionByEvictionAPI", "evicting", name="a", finished=EARLIER)],
+        [b.running_pod("a")],
+        [b.ended_pod(20, name="a", finished="2026-11-21T10:01:09Z")],
+        [b.ended_pod(20, name="a", gone_by=b.CREATED, finished="2026-11-21T10:01:09Z")],
     ],
 )
-def test_of_several_pods_the_one_that_ended_by_itself_says_why(others):
+def test_of_several_pods_the_first_that_ended_by_itself_says_why(others):
     pods = [PodState.of(raw) for raw in (b.ended_pod(1, "boom", name="m"), *others)]
     failure = failures.of_job(JobState.of(b.failed_job()), pods)
     assert failure.reason is Reason.TRAINER_CRASHED
     assert "boom" in failure.message
+
+
+@pytest.mark.parametrize("code", [21, 23, 137, 143])
+def test_a_pod_that_was_taken_away_says_why_the_others_lost_it(code):
+    pods = [
+        disrupted("EvictionByEvictionAPI", "evicting", name="z"),
+        b.ended_pod(code, name="a", gone_by=b.CREATED, finished=EARLIER),
+    ]
+    failure = failures.of_job(JobState.of(b.failed_job()), list(map(PodState.of, pods)))
+    assert failure.reason is Reason.DISRUPTED
+    assert "pod z was taken away" in failure.message
+
+
+def test_of_two_recorded_pods_the_one_that_failed_first_says_why():
+    failure = failures.of_pods(list(map(PodState.of, recorded.last_pods("one-of-two-fails"))))
+    assert failure is not None
+    assert failure.reason is Reason.DATA_INVALID
 
 
 FINAL = [

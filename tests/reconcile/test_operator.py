@@ -336,6 +336,42 @@ async def test_a_foreign_job_under_our_name_is_left_untouched(tmp_path):
         assert "jobRef" not in status
 
 
+NODES = {"nodes": 2, "gpusPerNode": 1}
+
+
+@asynchronous
+async def test_a_job_on_two_nodes_has_one_service_for_all_attempts_and_a_pod_for_each_node(tmp_path):
+    async with plane(tmp_path) as p, p.operator():
+        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137)], [b.running_pod()], SUCCEEDS]
+        created = await p.apply(resources=NODES)
+        status = await p.phase("Succeeded")
+        assert [attempt["reason"] for attempt in status["attempts"]] == ["TrainerKilled", "Succeeded"]
+        (service,) = p.objects("", "services")
+        assert service["metadata"]["name"] == names.service_name("support-bot", created["metadata"]["uid"])
+        assert service["metadata"]["ownerReferences"][0]["uid"] == created["metadata"]["uid"]
+        assert {pod["spec"]["subdomain"] for pod in p.pods()} == {service["metadata"]["name"]}
+        present = [pod for pod in p.pods() if pod["metadata"]["labels"][names.LABEL_ATTEMPT] == "1"]
+        assert len(present) == 2
+        assert len({pod["spec"]["hostname"] for pod in p.pods()}) == len(p.pods())
+        await p.delete()
+        await until(lambda: not p.objects("", "services") and not p.pods(), "all is gone with the FineTuneJob")
+
+
+@asynchronous
+async def test_a_foreign_service_under_our_name_is_left_untouched(tmp_path):
+    async with plane(tmp_path) as p:
+        created = await p.apply(resources=NODES)
+        name = names.service_name("support-bot", created["metadata"]["uid"])
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"clusterIP": "None"}}
+        await p.client.create(f"/api/v1/namespaces/{b.NAMESPACE}/services", service)
+        (before,) = p.objects("", "services")
+        async with p.operator():
+            status = await p.phase("Failed")
+        assert f"Service {b.NAMESPACE}/{name} exists and is not controlled by this FineTuneJob" in status["message"]
+        assert p.objects("", "services") == [before]
+        assert p.jobs() == []
+
+
 @asynchronous
 async def test_names_of_any_legal_length_and_names_that_cut_to_the_same_words_all_get_their_own_job(tmp_path):
     longest, cut = "a" * 253, "b" * 60
@@ -560,8 +596,8 @@ async def test_a_standby_does_nothing_until_the_leader_is_gone(tmp_path):
 
 @asynchronous
 async def test_the_permissions_are_just_what_the_operator_uses(tmp_path):
-    """No call is refused, and each permission is used, in a story with a retry, a source, a report, a suspension and a
-    Job without a pod."""
+    """No call is refused, and each permission is used, in a story with a retry on two nodes, a source, a report, a
+    suspension and a Job without a pod."""
     async with plane(tmp_path) as p:
         port = free_port()
         reporting = {"reports_url": f"https://127.0.0.1:{port}/v1/reports", "reports_port": port}
@@ -574,7 +610,7 @@ async def test_the_permissions_are_just_what_the_operator_uses(tmp_path):
 
         p.server.interceptor = older
         async with p.operator(**reporting, lease_retry_period=0.05):
-            await p.apply()
+            await p.apply(resources=NODES)
             await p.phase("Succeeded")
             await p.apply(name="early", model={"uri": "job://nothing"})
             await p.phase("Failed", "early")

@@ -121,6 +121,7 @@ def test_nothing_is_written_before_the_job_exists():
         (seen(job=b.failed_job(), confirmed=True), Phase.STARTING, Reason.DISRUPTED, "left no pod"),
         (seen(job=b.job(suspend=True)), Phase.QUEUED, Reason.QUEUED, "waits for its turn"),
         (seen(job=b.job(owner="somebody")), Phase.FAILED, Reason.NAME_CONFLICT, "left untouched"),
+        ({"taken": "Service a/b"}, Phase.FAILED, Reason.NAME_CONFLICT, "Service a/b exists"),
         (
             {"refusal": "creating Job a/b was refused: denied by policy p"},
             Phase.FAILED,
@@ -364,11 +365,13 @@ def owned(job):
         "suspended",
         "deleted-by-hand",
         "bad-command",
+        "two-nodes",
+        "one-of-two-fails",
     ],
 )
 def test_a_recorded_life_is_told_in_few_writes_and_reaches_a_fixpoint(name):
     """Every event of a real Job and its pods, one after the other: never more writes than things that happened."""
-    raw, job, pods = b.finetunejob(uid="recorded"), None, {}
+    raw, job, pods = b.finetunejob(uid="recorded", resources={"nodes": 2 if "two" in name else 1}), None, {}
     told, now = [], datetime.fromisoformat("2026-11-21T04:05:30Z")
     for obj in recorded.history(name):
         if obj["kind"] == "Job":
@@ -399,5 +402,7 @@ def test_a_recorded_life_is_told_in_few_writes_and_reaches_a_fixpoint(name):
             "suspended": ["Queued", "JobCreated", "Training", "Queued"],
             "deleted-by-hand": ["JobCreated", "Training", "JobCreated", "Training"],
             "bad-command": ["JobCreated", "Retrying"],
+            "two-nodes": ["JobCreated", "Training", "ResultMissing"],
+            "one-of-two-fails": ["JobCreated", "Training", "DataInvalid"],
         }[name]
     )

@@ -8,7 +8,7 @@ from finetune_api import names, run
 from finetune_api.job import FineTuneJob
 from finetune_api.plain import odd_in_uri
 from finetune_operator.policy import grant
-from finetune_operator.render import AttemptPlan, Reporting, job_manifest, run_config
+from finetune_operator.render import AttemptPlan, Reporting, job_manifest, run_config, service_manifest
 from finetune_operator.settings import Settings
 from tests import builders as b
 
@@ -142,6 +142,29 @@ def test_each_gpu_gets_a_process_and_several_share_memory_to_talk_in(gpus, proce
     volumes = {volume["name"]: volume for volume in template(manifest)["spec"]["volumes"]}
     (mounted,) = [m["name"] for m in container(manifest)["volumeMounts"] if m["mountPath"] == "/dev/shm"] or [None]
     assert volumes.get(mounted, {}).get("emptyDir") == ({"medium": "Memory"} if processes > 1 else None)
+
+
+def test_several_nodes_are_as_many_pods_of_one_job_that_meet_where_the_first_has_its_name():
+    manifest = rendered(resources={"nodes": 3}, attempt=AttemptPlan(2))
+    service = service_manifest(FineTuneJob.read(b.finetunejob(resources={"nodes": 3})))
+    assert service is not None
+    spec, name = manifest["spec"], service["metadata"]["name"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert template(manifest)["spec"]["subdomain"] == name
+    met = environment(manifest)
+    assert (met["NNODES"], met["MASTER_PORT"]) == ("3", "29500")
+    assert met["MASTER_ADDR"] == f"{manifest['metadata']['name']}-0.{name}"
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    assert met["NODE_RANK"] == {"fieldRef": {"fieldPath": index}}
+    assert service["spec"].items() >= {"clusterIP": "None", "publishNotReadyAddresses": True}.items()
+    assert template(manifest)["metadata"]["labels"].items() >= service["spec"]["selector"].items()
+    assert service["metadata"]["ownerReferences"] == manifest["metadata"]["ownerReferences"]
+
+
+def test_one_node_needs_no_service_and_is_told_of_none():
+    assert service_manifest(FineTuneJob.read(b.finetunejob())) is None
+    assert "subdomain" not in template(rendered())["spec"]
+    assert not {"NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"} & environment(rendered()).keys()
 
 
 def test_settings_and_priority_reach_the_pod():

@@ -81,6 +81,18 @@ def test_only_a_known_training_pod_may_report_and_what_it_said_goes_with_it():
     assert w.observe(b.finetunejob(), 0, None).report is None
 
 
+def test_of_several_pods_the_first_reports_whichever_was_made_last():
+    w, _ = world()
+    w.seen("ADDED", b.finetunejob())
+    w.pods.put(PodState.of(b.running_pod("a", index=0)))
+    w.pods.put(PodState.of(b.running_pod("b", index=1, created="2026-11-21T11:00:00Z")))
+    for name in ("a", "b"):
+        assert w.reported(ReceivedReport(f"uid-of-{name}", REPORT, datetime.now(UTC)))
+    report = w.observe(b.finetunejob(), 0, None).report
+    assert report is not None
+    assert report.pod_uid == "uid-of-a"
+
+
 def test_a_job_sees_the_pods_of_its_present_attempt_and_of_others_those_that_live():
     w, _ = world()
     w.seen("ADDED", b.finetunejob())

@@ -110,9 +110,9 @@ def test_a_users_mistake_is_told_once(trainer):
 
 @pytest.mark.long
 def test_two_nodes_train_as_one(s3, trainer, tmp_path):
-    """A launcher for each, with one process."""
+    """A launcher for each, with one process; they know the first by name, as pods do."""
     alone = trainer.run(training=TRAINING, outputPrefix=f"s3://team-a/alone/{trainer.directory.name}/")
-    meeting = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+    meeting = {"NNODES": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     config = trainer.config(training=TRAINING)
     with contextlib.ExitStack() as logs:
         second = trainer.start(config, NODE_RANK="1", FINETUNE_TERMINATION_LOG=str(tmp_path / "second"), **meeting)

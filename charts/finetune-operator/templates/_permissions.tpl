@@ -27,6 +27,14 @@
   - watch
   - create
   - delete
+# Create the headless Service by which the pods of a FineTuneJob on several nodes find one another; get tells whose a Service of the same name is.
+- apiGroups:
+  - ''
+  resources:
+  - services
+  verbs:
+  - get
+  - create
 # Follow training pods and read how they ended.
 - apiGroups:
   - ''

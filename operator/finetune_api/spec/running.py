@@ -9,10 +9,11 @@ from finetune_api.spec.fields import Duration, Image, ObjectName, Quantity, Secr
 
 
 class Resources(Model):
-    """What the training pod asks for."""
+    """How many pods train, and what each of them asks for."""
 
     nodes: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Pods. More than one is not supported yet."""
+    """Pods, which share the work of each step like the GPUs of one pod. Where one fails all of them end, and the next
+    attempt goes on from the newest checkpoint."""
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 1
     """GPUs (`nvidia.com/gpu`) a pod, which share the work of each step; 0 trains on the CPU."""
     gpu_type: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")] | None = None
@@ -23,7 +24,6 @@ class Resources(Model):
     """Memory requested and its limit, as a Kubernetes quantity (`16Gi`). Absent: no limit."""
 
     rules = (
-        Rule("nodes", "self.nodes == 1", "more than one node is not supported yet", lambda r: r.nodes == 1),
         Rule(
             "gpuType",
             "!has(self.gpuType) || self.gpusPerNode > 0",

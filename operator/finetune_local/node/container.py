@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_local.node.environment import Reference, environment, expand
+from finetune_local.node.addresses import Reference, resolved
+from finetune_local.node.environment import environment, expand
 from finetune_local.node.mounts import PodDirectory, mount_points, rewrite
 from finetune_local.node.process import StartFailure
 from finetune_local.node.scheduling import amounts
@@ -51,7 +52,7 @@ def invocation(
     home = directory.home(container["name"])
     home.mkdir(parents=True, exist_ok=True)
     directory.termination_log(container["name"]).touch()
-    inside = {name: rewrite(value, points) for name, value in declared.items()}
+    inside = {name: resolved(rewrite(value, points), pod, found) for name, value in declared.items()}
     work = container.get("workingDir")
     return Invocation(
         command=tuple(rewrite(expand(word, declared), points) for word in words),

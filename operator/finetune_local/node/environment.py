@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from finetune_local.node.addresses import NODE_ADDRESS, Reference, address_of
+
 Object = dict[str, Any]
-Reference = tuple[str, str]
-"""``(Secret | ConfigMap, name)``."""
 
 _VARIABLE = re.compile(r"\$\$|\$\(([A-Za-z_.-][A-Za-z0-9_.-]*)\)")
 _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['(.*)'\]")
@@ -80,8 +80,8 @@ def field(pod: Object, path: str) -> str:
         "metadata.uid": meta["uid"],
         "spec.nodeName": spec.get("nodeName", ""),
         "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
-        "status.hostIP": "127.0.0.1",
-        "status.podIP": "127.0.0.1",
+        "status.hostIP": NODE_ADDRESS,
+        "status.podIP": address_of(pod),
     }
     if path not in known:
         raise ConfigError(f"fieldPath {path} is not supported in local mode")

@@ -13,10 +13,11 @@ from typing import Any
 from finetune_local.client import ApiClient, ApiError
 from finetune_local.clock import parse, utc_now
 from finetune_local.events import EventRecorder
+from finetune_local.node import addresses, volumes
 from finetune_local.node import status as st
-from finetune_local.node import volumes
+from finetune_local.node.addresses import Reference
 from finetune_local.node.container import invocation, termination_message
-from finetune_local.node.environment import ConfigError, Reference, references
+from finetune_local.node.environment import ConfigError, references
 from finetune_local.node.mounts import PodDirectory
 from finetune_local.node.process import ContainerProcess, Guardian, StartFailure
 from finetune_local.node.unsupported import unsupported_field
@@ -132,7 +133,7 @@ class PodWorker:
                 refused = unsupported_field(self._pod)
                 if refused:
                     raise ConfigError(refused)
-                found = await self._fetch(references(container))
+                found = await self._fetch([*references(container), *addresses.references(self._pod)])
                 how = invocation(container, self._pod, found, self._directory)
             except ConfigError as e:
                 await self._tell("Warning", "Failed", f"Error: {e}", name)
@@ -248,7 +249,7 @@ class PodWorker:
         return answer["token"], (parse(answer["expirationTimestamp"]) - utc_now()).total_seconds()
 
     async def _fetch(self, wanted: Iterable[Reference]) -> dict[Reference, Object]:
-        """Those of the Secrets and ConfigMaps that exist."""
+        """Those that exist."""
         found = {}
         for kind, name in set(wanted):
             path = f"/api/v1/namespaces/{self._pod['metadata']['namespace']}/{kind.lower()}s/{name}"

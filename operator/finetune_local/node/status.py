@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Any
 
 from finetune_local.clock import timestamp
+from finetune_local.node.addresses import NODE_ADDRESS, address_of
 
 Object = dict[str, Any]
 State = dict[str, dict[str, Any]]
 """``{"waiting" | "running" | "terminated": {…}}``."""
 
 CREATING: State = {"waiting": {"reason": "ContainerCreating"}}
-NODE_ADDRESS = "127.0.0.1"
 
 
 def waiting(reason: str, message: str) -> State:
@@ -75,7 +75,7 @@ def pod_status(pod: Object, states: Mapping[str, State], now: datetime) -> Objec
         "startTime": old.get("startTime", timestamp(now)),
     }
     if states and not all(state == CREATING for state in states.values()):
-        status |= {"podIP": NODE_ADDRESS, "podIPs": [{"ip": NODE_ADDRESS}]}
+        status |= {"podIP": address_of(pod), "podIPs": [{"ip": address_of(pod)}]}
     return status
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_local.node.environment import ConfigError, Reference, data_of, field, missing
+from finetune_local.node.addresses import Reference
+from finetune_local.node.environment import ConfigError, data_of, field, missing
 
 Object = dict[str, Any]
 Token = tuple[str | None, int]

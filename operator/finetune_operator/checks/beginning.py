@@ -5,7 +5,7 @@ from finetune_api.job import InvalidSpec
 from finetune_operator import failures, policy
 from finetune_operator.checks.stopping import until_gone
 from finetune_operator.outcome import Confirm, CreateJob, DeleteJob, Keep, Outcome, Situation
-from finetune_operator.render import AttemptPlan, job_manifest
+from finetune_operator.render import AttemptPlan, job_manifest, service_manifest
 from finetune_operator.source import ModelRefused, resolve
 
 _ASK_AGAIN = 60.0
@@ -62,4 +62,5 @@ def create(s: Situation) -> Outcome | CreateJob | Confirm | None:
     if attempts.number and not s.observed.confirmed:
         return Confirm()
     attempt = AttemptPlan(attempts.number, attempts.divisor)
-    return CreateJob(job_manifest(given, attempt, model, s.settings, s.reporting))
+    job = job_manifest(given, attempt, model, s.settings, s.reporting)
+    return CreateJob(job, service_manifest(s.job))

@@ -11,11 +11,11 @@ from finetune_operator.outcome import Confirm, Outcome, Situation
 
 
 def completed(s: Situation) -> Outcome | Confirm | None:
-    """The Job is complete: the termination message of its pod is the result."""
+    """The Job is complete: the termination message of its pod, or of the first of several, is the result."""
     job = s.own_job
     if job is None or not job.complete:
         return None
-    ended = [pod for pod in s.observed.witnesses if pod.ended and not pod.failed]
+    ended = [pod for pod in s.observed.witnesses if pod.leads and pod.ended and not pod.failed]
     if not s.observed.confirmed and not any(failures.result_of(pod) for pod in ended):
         return Confirm()
     if not ended and (image := _own_image(s)):
@@ -57,8 +57,8 @@ def failed(s: Situation) -> Outcome | Confirm | None:
         return None
     if not s.observed.confirmed and failures.of_pods(s.observed.witnesses) is None:
         return Confirm()
-    last = next((pod for pod in reversed(s.observed.witnesses) if pod.failed), None)
-    return conclude(s, failures.of_job(job, s.observed.witnesses), failures.result_of(last) if last else None)
+    cause = failures.cause(s.observed.witnesses)
+    return conclude(s, failures.of_job(job, s.observed.witnesses), failures.result_of(cause) if cause else None)
 
 
 def deleted(s: Situation) -> Outcome | Confirm | None:

@@ -12,11 +12,13 @@ _POD_OVERDUE = 5.0
 
 
 def taken(s: Situation) -> Outcome | None:
-    """Somebody else's Job has the name of ours: neither adopted nor touched."""
-    job = s.observed.job
-    if job is None or job.owner_uid == s.uid:
+    """Somebody else's Job or Service has the name of ours: neither adopted nor touched."""
+    job, what = s.observed.job, s.observed.taken
+    if job is not None and job.owner_uid != s.uid:
+        what = f"Job {job.namespace}/{job.name}"
+    if what is None:
         return None
-    case = f"Job {job.namespace}/{job.name} exists and is not controlled by this FineTuneJob; it is left untouched"
+    case = f"{what} exists and is not controlled by this FineTuneJob; it is left untouched"
     return Outcome(Phase.FAILED, Reason.NAME_CONFLICT, failures.tell(Reason.NAME_CONFLICT, case).message)
 
 
@@ -30,15 +32,20 @@ def queued(s: Situation) -> Outcome | None:
 
 
 def running(s: Situation) -> Outcome | None:
-    """The trainer is running; the last report says where it is."""
-    pod = s.newest
-    if pod is None or not pod.running or pod.ended:
+    """The trainer is running, in all pods; the last report says where it is."""
+    pod = s.lead
+    if pod is None or not pod.running or pod.ended or s.at_work < s.nodes:
         return None
     phase = _reported_phase(s, pod)
     reason = {Phase.EVALUATING: Reason.EVALUATING, Phase.PUBLISHING: Reason.PUBLISHING}.get(phase, Reason.TRAINING)
     verb = {Phase.EVALUATING: "evaluating", Phase.PUBLISHING: "publishing"}.get(phase, "training")
     on = f" on node {pod.node}" if pod.node else ""
-    return Outcome(phase, reason, f"Pod {pod.name} is {verb}{on}.", patient=s.status.phase in REPORTED_PHASES)
+    message = f"Pod {pod.name} is {verb}{on}{_with_others(s)}."
+    return Outcome(phase, reason, message, patient=s.status.phase in REPORTED_PHASES)
+
+
+def _with_others(s: Situation) -> str:
+    return f"; {s.at_work} of {s.nodes} pods are running" if s.nodes > 1 else ""
 
 
 def _reported_phase(s: Situation, pod: PodState) -> Phase:
@@ -49,18 +56,15 @@ def _reported_phase(s: Situation, pod: PodState) -> Phase:
 
 
 def waiting(s: Situation) -> Outcome | None:
-    """The pod does not start, and may never do so by itself."""
-    pod = s.newest
-    if pod is None or pod.ended or pod.running:
-        return None
-    trouble = failures.of_waiting(pod)
+    """A pod does not start, and may never do so by itself."""
+    trouble = next(failures.of_all_waiting(s.observed.pods), None) if s.own_job else None
     return Outcome(Phase.STARTING, trouble.reason, trouble.message, restarted=True) if trouble else None
 
 
 def without_pod(s: Situation) -> Outcome | ReadEvents | None:
-    """The Job has made no pod yet: the Events say whether it was refused."""
+    """The Job has not made all of its pods yet: the Events say whether one was refused."""
     job = s.own_job
-    if job is None or s.observed.witnesses:
+    if job is None or len(s.observed.witnesses) >= s.nodes:
         return None
     overdue_in = _POD_OVERDUE - s.age(job.created_at)
     if overdue_in > 0:
@@ -75,20 +79,21 @@ def without_pod(s: Situation) -> Outcome | ReadEvents | None:
 
 
 def ended(s: Situation) -> Keep | None:
-    """The pod has ended or is gone, but its Job has not said yet what comes of it."""
-    pod = s.newest
-    return Keep() if s.own_job and (pod is None or pod.ended) else None
+    """A pod has ended or is gone, but its Job has not said yet what comes of it."""
+    pod = s.lead
+    over = pod is None or pod.ended or any(other.failed for other in s.observed.pods if not other.leads)
+    return Keep() if s.own_job and over else None
 
 
 def starting(s: Situation) -> Outcome | None:
-    """The pod is on the way: told once, and once more where it takes its time."""
-    job, pod = s.own_job, s.newest
+    """The pods are on the way: told once, and once more where one takes its time."""
+    job, pod = s.own_job, next((pod for pod in s.observed.pods if not pod.running and not pod.ended), None)
     if job is None or pod is None:
         return None
     slow_after = s.settings.progress_interval
     if s.age(pod.created_at) >= slow_after:
         on = f" on node {pod.node}: it pulls the image or mounts volumes" if pod.node else ": it has no node yet"
-        return Outcome(Phase.STARTING, Reason.POD_STARTING, f"Pod {pod.name} is starting{on}.")
+        return Outcome(Phase.STARTING, Reason.POD_STARTING, f"Pod {pod.name} is starting{on}{_with_others(s)}.")
     return _job_created(job, slow_after - s.age(pod.created_at))
 
 

@@ -58,7 +58,7 @@ def past_deadline(s: Situation) -> Outcome | None:
 
 def stalled(s: Situation) -> Outcome | None:
     """The trainer makes no progress."""
-    left, pod = _until_stalled(s), s.newest
+    left, pod = _until_stalled(s), s.lead
     if left is None or left > 0 or pod is None:
         return None
     report = s.observed.report
@@ -79,13 +79,12 @@ def given_up(s: Situation) -> Outcome | None:
 
 def hopeless(s: Situation) -> Failure | None:
     """What keeps the pod from starting and does not pass by itself."""
-    pod = s.newest
-    trouble = None
-    if pod is not None and not pod.ended and not pod.running:
-        trouble = failures.of_waiting(pod)
-    elif pod is None and s.observed.complaint:
-        trouble = failures.of_refusal(s.observed.complaint)
-    return trouble if trouble and trouble.reason in _GIVEN_UP else None
+    if s.own_job is None:
+        return None
+    troubles = list(failures.of_all_waiting(s.observed.pods))
+    if len(s.observed.pods) < s.nodes and s.observed.complaint:
+        troubles.append(failures.of_refusal(s.observed.complaint))
+    return next((trouble for trouble in troubles if trouble.reason in _GIVEN_UP), None)
 
 
 def until_gone(s: Situation, pods: Sequence[PodState]) -> Outcome | Keep:
@@ -154,8 +153,8 @@ def _until_deadline(s: Situation) -> float | None:
 
 
 def _until_stalled(s: Situation) -> float | None:
-    """Only of a pod that runs, and only where pods can report."""
-    limit, pod = seconds_of(s.policy.stall_timeout), s.newest
-    if limit is None or s.reporting is None or pod is None or not pod.running or pod.ended:
+    """Only of pods that all run, and only where they can report."""
+    limit, pod = seconds_of(s.policy.stall_timeout), s.lead
+    if limit is None or s.reporting is None or pod is None or not pod.running or pod.ended or s.at_work < s.nodes:
         return None
     return limit - s.observed.still_for

@@ -15,7 +15,7 @@ _LARGEST_INTEGER = 2**53
 
 def tell_progress(status: Raw, s: Situation, outcome: Outcome) -> None:
     """How far the training is, by the last report, and its newest checkpoint."""
-    report = s.observed.report
+    report = s.report
     if outcome.phase is Phase.SUCCEEDED:
         status["progress"] = (status.get("progress") or {}) | _last_reported(s) | {"percent": 100}
         status.pop("checkpoint", None)  # the trainer has removed it
@@ -23,7 +23,7 @@ def tell_progress(status: Raw, s: Situation, outcome: Outcome) -> None:
         (status.get("progress") or {}).pop("etaSeconds", None)
     elif outcome.restarted:
         status.pop("progress", None)
-    elif report and outcome.phase in REPORTED_PHASES and s.observed.pods[-1].uid == report.pod_uid:
+    elif report and outcome.phase in REPORTED_PHASES:
         before = status.get("progress") or {}
         fields = _reported(report.status)
         unknown = {k: v for k, v in before.items() if k not in _REPORTED}
@@ -34,8 +34,8 @@ def tell_progress(status: Raw, s: Situation, outcome: Outcome) -> None:
 
 def _last_reported(s: Situation) -> Raw:
     """What the pod that ended had said at last, which may be more than there was time to write."""
-    report = s.observed.report
-    if report is None or not s.observed.pods or s.observed.pods[-1].uid != report.pod_uid:
+    report = s.report
+    if report is None:
         return {}
     return _reported(report.status) | {"heartbeat": format_time(report.received_at)}
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from finetune_api.run import GRACE_SECONDS, ExitCode, RunError, RunResult
+from finetune_local.operator_process import free_port
 from finetune_trainer.config import Surroundings
 from finetune_trainer.scaling import launch
 from finetune_trainer.scaling.launch import Gang, Nodes, patience, start, wanted
@@ -65,6 +66,25 @@ def test_processes_of_several_nodes_are_numbered_through(tmp_path, monkeypatch):
     expected = {"RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "MASTER_ADDR": "tune-0.tune"}
     assert told(tmp_path, 5).items() >= expected.items()
     assert told(tmp_path, 5)["FINETUNE_MASTER_FD"] is None
+
+
+@pytest.mark.parametrize(
+    ("number", "address", "reached", "listens"),
+    [
+        (0, "tune-0.tune", "localhost", False),
+        (1, "tune-0.tune", "tune-0.tune", False),
+        (0, "127.9.8.7", "127.9.8.7", True),
+        (1, "127.9.8.7", "127.9.8.7", False),
+    ],
+)
+def test_the_first_of_several_nodes_listens_at_its_address_and_needs_no_name(
+    tmp_path, monkeypatch, number, address, reached, listens
+):
+    monkeypatch.setenv("MASTER_ADDR", address)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    Gang(gang(tmp_path, TELL, nodes=Nodes(2, number))).wait()
+    found = told(tmp_path, number)
+    assert (found["MASTER_ADDR"], found["FINETUNE_MASTER_FD"] is not None) == (reached, listens)
 
 
 def test_the_first_process_inherits_the_socket_at_which_the_others_find_it(tmp_path):

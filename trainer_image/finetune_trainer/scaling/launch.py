@@ -5,6 +5,7 @@ message are those of the process that failed first, the Job decides on another t
 several nodes find one another by NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT. Needs no torch.
 """
 
+import ipaddress
 import math
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -153,15 +155,15 @@ def start(command: Sequence[str], processes: int, nodes: Nodes, shared: Path) ->
         nodes: where this one stands among them.
         shared: a directory for the processes of this node.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        common = _environment(processes, nodes, shared) | (_on_one_node(free) if nodes.count == 1 else {})
+    with _listening(nodes) as listening:
+        common = _environment(processes, nodes, shared) | _meeting(nodes, listening)
         members: list[Member] = []
         try:
             for local in range(processes):
                 rank = nodes.number * processes + local
                 log = shared / f"termination-{rank}"
                 own = {"RANK": str(rank), "LOCAL_RANK": str(local), run.ENV_TERMINATION_LOG: str(log)}
-                inherited = [free.fileno()] if rank == 0 and nodes.count == 1 else []
+                inherited = [listening.fileno()] if rank == 0 and listening else []
                 process = subprocess.Popen(command, env={**common, **own}, pass_fds=inherited)  # noqa: S603 - our own
                 members.append(Member(rank, process, log))
         except OSError:
@@ -175,6 +177,7 @@ def _environment(processes: int, nodes: Nodes, shared: Path) -> dict[str, str]:
     threads = int(os.environ.get("OMP_NUM_THREADS") or cpu_limit() or os.cpu_count() or 1)
     return {
         **os.environ,
+        **_loopback(nodes),
         "WORLD_SIZE": str(processes * nodes.count),
         "LOCAL_WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": str(max(1, threads // processes)),
@@ -183,11 +186,40 @@ def _environment(processes: int, nodes: Nodes, shared: Path) -> dict[str, str]:
     }
 
 
-def _on_one_node(free: socket.socket) -> dict[str, str]:
-    """They meet at a socket that listens already, so that nobody else can take its port meanwhile."""
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if "lo" in (name for _, name in socket.if_nameindex()) else {}
-    address, port = free.getsockname()
-    return {"MASTER_ADDR": address, "MASTER_PORT": str(port), ENV_LISTENING: str(free.fileno()), **loopback}
+def _listening(nodes: Nodes) -> AbstractContextManager[socket.socket | None]:
+    """Where rank 0 is reached, if it is on this node and has an address: at that alone, and nobody else can take the
+    port meanwhile."""
+    if nodes.count == 1:
+        return socket.create_server(("127.0.0.1", 0))
+    address = _address_of_first()
+    if nodes.number or address is None:
+        return nullcontext()
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    return socket.create_server((str(address), int(os.environ["MASTER_PORT"])), family=family)
+
+
+def _meeting(nodes: Nodes, listening: socket.socket | None) -> dict[str, str]:
+    """Where the processes meet: at a socket that listens already, or, where rank 0 is known by name, at that name."""
+    if listening is None:
+        # The pod that is named does not wait until the cluster's DNS knows that it is there.
+        return {} if nodes.number or _address_of_first() else {"MASTER_ADDR": "localhost"}
+    address, port = listening.getsockname()[:2]
+    return {"MASTER_ADDR": address, "MASTER_PORT": str(port), ENV_LISTENING: str(listening.fileno())}
+
+
+def _address_of_first() -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
+    """That of rank 0; None where it is known by name."""
+    try:
+        return ipaddress.ip_address(os.environ.get("MASTER_ADDR", ""))
+    except ValueError:
+        return None
+
+
+def _loopback(nodes: Nodes) -> dict[str, str]:
+    """gloo's network device, where all processes are on this machine: its own name may stand for no address."""
+    address = _address_of_first()
+    here = nodes.count == 1 or (address is not None and address.is_loopback)
+    return {"GLOO_SOCKET_IFNAME": "lo"} if here and "lo" in (name for _, name in socket.if_nameindex()) else {}
 
 
 def _message(member: Member) -> str:
