@@ -135,7 +135,6 @@ BROKEN = [
     ("method", {"from": "continue", "lora": {}}, "method.from continue keeps the settings"),
     ("method", {"from": "continue", "adapter": "none"}, "method.from continue goes on with an adapter"),
     ("model.uri", "pvc://claim/model", "pvc:// models are not supported yet"),
-    ("resources.nodes", 2, "more than one node is not supported yet"),
     ("training.labelSmoothing", 1, "spec.training.labelSmoothing"),
     ("training.emaDecay", 1, "spec.training.emaDecay"),
     ("training.dropout", 1, "spec.training.dropout"),
