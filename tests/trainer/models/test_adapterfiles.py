@@ -132,7 +132,9 @@ def test_weights_that_do_not_fit_the_model_are_refused(files, directory, what):
 
 def test_an_adapter_for_another_task_is_refused(files):
     head = Head("AutoModelForSequenceClassification", "SEQ_CLS", "a text classifier")
-    assert "was made for CAUSAL_LM, and spec.task wants a text classifier" in refusal(files, head)
+    said = refusal(files, head)
+    assert "was made for CAUSAL_LM, and spec.task wants a text classifier" in said
+    assert "output.mergeAdapter" in said
 
 
 def test_another_tokenizer_is_refused(files, directory):

@@ -164,7 +164,11 @@ def _config(files: AdapterFiles, head: Head | None) -> Any:
     from peft import PeftConfig
 
     if head is not None and files.config.get("task_type") != head.peft_task:
-        _refuse(f"{files.what} was made for {files.config.get('task_type')}, and spec.task wants {head.what}")
+        raise TrainerError(
+            ExitCode.MODEL_INVALID,
+            f"{files.what} was made for {files.config.get('task_type')}, and spec.task wants {head.what}. Run the job "
+            "that published it with output.mergeAdapter, and start from its whole model; or name another job.",
+        )
     try:
         config: Any = PeftConfig.from_pretrained(str(files.directory))
     except Exception as error:
