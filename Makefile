@@ -16,7 +16,7 @@ examples: $(READY)  ## Run every example of examples/ through local mode, and pr
 	$(BIN)/python -m examples
 
 test: $(READY)  ## All tests but the long ones
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -m 'not long' -n auto --dist loadfile
 
 test-long: $(READY)  ## The long tests: faults in great number
 	$(BIN)/python -m pytest -m long
