@@ -5,6 +5,8 @@ import threading
 import time
 from pathlib import Path
 
+from botocore.exceptions import ClientError
+
 from tests.e2e.conftest import PATIENCE, Platform, Raw
 
 STEPS = 200
@@ -13,11 +15,18 @@ STEPS = 200
 def await_checkpoint(platform: Platform, name: str, folder: Path) -> None:
     """Until a checkpoint of the job is complete."""
     until, pause = time.monotonic() + PATIENCE, threading.Event()
-    while not any(
-        path.name == "manifest.json" for path in platform.s3.get_directory(f"s3://team-a/out/{name}/", folder)
-    ):
+    while not _complete(platform, name, folder):
         assert time.monotonic() < until, "no checkpoint was written"
         pause.wait(0.05)
+
+
+def _complete(platform: Platform, name: str, folder: Path) -> bool:
+    """Whether there is a whole checkpoint of the job."""
+    try:
+        files = platform.s3.get_directory(f"s3://team-a/out/{name}/", folder)
+    except ClientError:  # one that was listed has been removed meanwhile
+        return False
+    return any(file.name == "manifest.json" for file in files)
 
 
 def evict(platform: Platform, job: Raw) -> None:

@@ -11,15 +11,24 @@ import pytest
 from finetune_api import names
 from finetune_local.node.addresses import address_of
 from tests.e2e.conftest import Platform, Raw
-from tests.e2e.test_checkpoints import STEPS, await_checkpoint
+from tests.e2e.test_checkpoints import await_checkpoint
+from tests.e2e.test_lifecycle import change, phase
 
 pytestmark = pytest.mark.long
 
 
+STEPS = 80
+TWO_NODES = {"nodes": 2, "gpusPerNode": 0, "cpu": "100m"}
+LONGER: Raw = {
+    "training": {"maxSteps": STEPS, "batchSize": 16, "learningRate": 0.01, "maxLength": 64},
+    "checkpoint": {"everySteps": 10},
+    "resources": TWO_NODES,
+}
+
+
 def test_a_job_on_two_nodes_learns_as_one_on_one_node(platform: Platform, colours: str, tmp_path: Path) -> None:
     for nodes in (1, 2):
-        resources = {"nodes": nodes, "gpusPerNode": 0, "cpu": "100m"}
-        platform.apply(platform.manifest(f"nodes-{nodes}", colours, resources=resources))
+        platform.apply(platform.manifest(f"nodes-{nodes}", colours, resources=TWO_NODES | {"nodes": nodes}))
     one, two = (report_of(platform, platform.wait(f"nodes-{nodes}"), tmp_path) for nodes in (1, 2))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     assert len(losses(two)) == 12
@@ -31,10 +40,7 @@ def test_a_job_on_two_nodes_learns_as_one_on_one_node(platform: Platform, colour
 def test_a_pod_that_is_killed_ends_all_and_the_next_attempt_goes_on_from_the_checkpoint(
     platform: Platform, colours: str, tmp_path: Path
 ) -> None:
-    training = {"maxSteps": STEPS, "batchSize": 16, "learningRate": 0.01, "maxLength": 64}
-    resources = {"nodes": 2, "gpusPerNode": 0, "cpu": "100m"}
-    sections = {"training": training, "checkpoint": {"everySteps": 10}, "resources": resources}
-    name = platform.apply(platform.manifest("one-killed", colours, **sections))
+    name = platform.apply(platform.manifest("one-killed", colours, **LONGER))
     await_checkpoint(platform, name, tmp_path / "seen")
     trainer_of(names.child_name(name, platform.get(name)["metadata"]["uid"], 0), 1).send_signal(signal.SIGKILL)
     job = platform.wait(name)
@@ -45,6 +51,30 @@ def test_a_pod_that_is_killed_ends_all_and_the_next_attempt_goes_on_from_the_che
     assert 10 <= second["resumedAtStep"] < STEPS
     assert len(losses(report)) == STEPS
     assert job["status"]["failures"] == 1
+
+
+def test_all_pods_of_a_suspended_job_end_together_and_save_where_they_were(
+    platform: Platform, colours: str, tmp_path: Path
+) -> None:
+    name = platform.apply(platform.manifest("both-suspended", colours, **LONGER))
+    await_checkpoint(platform, name, tmp_path / "seen")
+    change(platform, name, suspend=True)
+    job = phase(platform, name, "Suspended")
+    assert platform.pods_of(job) == []
+    assert [attempt["reason"] for attempt in job["status"]["attempts"]] == ["Suspended"]
+    saved = max(state["training"]["step"] for state in checkpoints_of(platform, name, tmp_path / "saved"))
+    change(platform, name, suspend=False)
+    report = report_of(platform, platform.wait(name), tmp_path)
+    assert report["resumedAt"] == [saved]
+    assert 10 <= saved < STEPS
+    assert len(losses(report)) == STEPS
+
+
+def checkpoints_of(platform: Platform, name: str, folder: Path) -> list[Raw]:
+    """The states of those that are complete."""
+    files = platform.s3.get_directory(f"s3://team-a/out/{name}/", folder)
+    whole = {file.parent for file in files if file.name == "manifest.json"}
+    return [json.loads(file.read_bytes()) for file in files if file.name == "state.json" and file.parent in whole]
 
 
 def trainer_of(job: str, index: int) -> psutil.Process:
