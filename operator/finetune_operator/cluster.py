@@ -5,6 +5,7 @@ The ``kubernetes`` package finds the configuration and keeps the credentials fre
 the calls below need, and all they need.
 """
 
+import asyncio
 import json
 import os
 import ssl
@@ -35,17 +36,21 @@ MANAGED = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 _PAGE = 500
 _INITIAL = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 _INITIAL_END = "k8s.io/initial-events-end"
-_QUIET = 75.0
-"""Seconds without a byte after which a watch counts as dead. An API server sends a bookmark about every minute."""
+_MOST_WAITS = 5
+"""Times that one call waits as long as the API server asks for, before its caller is told."""
 _MERGE_PATCH = "application/merge-patch+json"
 _DEFAULT_KUBECONFIG = Path.home() / ".kube" / "config"
 
 
 class ApiError(Exception):
-    """The API server answered with an error; the attributes are those of its Status object."""
+    """The API server answered with an error; the attributes are those of its Status object.
 
-    def __init__(self, code: int, status: Raw) -> None:
+    ``retry_after`` is how many seconds it wants to be left alone: its header Retry-After.
+    """
+
+    def __init__(self, code: int, status: Raw, retry_after: float = 0.0) -> None:
         self.code = code
+        self.retry_after = retry_after
         self.reason = str(status.get("reason") or "")
         self.message = str(status.get("message") or f"HTTP {code}")
         causes = (status.get("details") or {}).get("causes") or ()
@@ -71,12 +76,7 @@ class Cluster:
         self._settings = settings
         self._streams_lists = True
         self._ssl = _ssl_context(configuration)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl if self._ssl else True),
-            timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
-            proxy=configuration.proxy,
-            trace_configs=list(trace),
-        )
+        self._session = self._new_session(trace, {})
 
     @classmethod
     async def connect(cls, settings: Settings, *trace: aiohttp.TraceConfig) -> Self:
@@ -107,7 +107,21 @@ class Cluster:
         """Close all connections."""
         await self._session.close()
 
-    async def authorization(self) -> str | None:
+    async def session(self, *trace: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        """A session of the caller's own, with the present credentials. ``trace`` is told of its requests."""
+        value = await self._authorization()
+        return self._new_session(trace, {"Authorization": value} if value else {})
+
+    def _new_session(self, trace: Sequence[aiohttp.TraceConfig], headers: dict[str, str]) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl if self._ssl else True),
+            timeout=aiohttp.ClientTimeout(total=self._settings.request_timeout),
+            proxy=self.configuration.proxy,
+            trace_configs=list(trace),
+            headers=headers,
+        )
+
+    async def _authorization(self) -> str | None:
         """The present value of the Authorization header."""
         auth = await self.configuration.auth_settings()
         value = auth.get("BearerToken", {}).get("value")
@@ -250,7 +264,7 @@ class Cluster:
         """The events of a resource after a resourceVersion, bookmarks included, until the server ends the watch.
 
         Raises:
-            ApiError: 410 where the resourceVersion is too old.
+            ApiError: 410 where the resourceVersion is too old, 502 where a line is no event.
             Unreachable: the connection broke, or stayed silent for too long.
         """
         query = dict(params) | {
@@ -259,7 +273,7 @@ class Cluster:
             "resourceVersion": resource_version,
             "timeoutSeconds": str(int(self._settings.watch_timeout)),
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_QUIET)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._settings.watch_quiet)
         try:
             async with self._session.get(
                 self._url(_path(resource, namespace)),
@@ -269,12 +283,9 @@ class Cluster:
                 server_hostname=self.configuration.tls_server_name,
             ) as response:
                 if response.status != 200:
-                    raise _error(response.status, await response.read())
+                    raise await _error(response)
                 async for line in _lines(response.content):
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise ApiError(event["object"].get("code", 500), event["object"])
-                    yield event
+                    yield _event(resource[1], line)
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
             raise Unreachable(f"watch of {resource[1]}: {type(e).__name__}: {e}") from e
 
@@ -328,8 +339,20 @@ class Cluster:
         content_type: str = "application/json",
         params: dict[str, str] | None = None,
     ) -> Raw:
-        headers = await self._headers() | {"Content-Type": content_type}
         data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None
+        for _ in range(_MOST_WAITS):
+            try:
+                return await self._once(method, path, data, content_type, params)
+            except ApiError as e:
+                if e.code != 429 or not 0 < e.retry_after <= self._settings.request_timeout:
+                    raise
+                await asyncio.sleep(e.retry_after)  # nothing was carried out
+        return await self._once(method, path, data, content_type, params)
+
+    async def _once(
+        self, method: str, path: str, data: bytes | None, content_type: str, params: dict[str, str] | None
+    ) -> Raw:
+        headers = await self._headers() | {"Content-Type": content_type}
         try:
             async with self._session.request(
                 method,
@@ -339,16 +362,15 @@ class Cluster:
                 headers=headers,
                 server_hostname=self.configuration.tls_server_name,
             ) as response:
-                content = await response.read()
                 if response.status >= 400:
-                    raise _error(response.status, content)
-                answer: Raw = json.loads(content)
+                    raise await _error(response)
+                answer: Raw = json.loads(await response.read())
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as e:
             raise Unreachable(f"{method} {path}: {type(e).__name__}: {e}") from e
 
     async def _headers(self) -> dict[str, str]:
-        value = await self.authorization()
+        value = await self._authorization()
         return {"Accept": "application/json", "User-Agent": names.MANAGER} | ({"Authorization": value} if value else {})
 
     def _url(self, path: str) -> str:
@@ -381,12 +403,29 @@ def _ssl_context(configuration: Configuration) -> ssl.SSLContext | None:
     return context
 
 
-def _error(code: int, content: bytes) -> ApiError:
+def _event(what: str, line: bytes) -> Raw:
+    """A line of a watch."""
+    try:
+        event: Raw = json.loads(line)
+        kind, meta = event["type"], event["object"].get("metadata", {})
+        if kind != "ERROR" and "resourceVersion" not in meta:
+            raise KeyError("resourceVersion")
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        told = f"watch of {what}: a line that is no event: {line[:200].decode(errors='replace')!r}"
+        raise ApiError(502, {"reason": "BadGateway", "message": told}) from e
+    if kind == "ERROR":
+        raise ApiError(event["object"].get("code", 500), event["object"])
+    return event
+
+
+async def _error(response: aiohttp.ClientResponse) -> ApiError:
+    content, wait = await response.read(), response.headers.get("Retry-After", "")
     try:
         status = json.loads(content)
     except ValueError:
         status = None
-    return ApiError(code, status if isinstance(status, dict) else {"message": content.decode(errors="replace")[:500]})
+    told = status if isinstance(status, dict) else {"message": content.decode(errors="replace")[:500]}
+    return ApiError(response.status, told, float(wait) if wait.isdecimal() else 0.0)
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -92,9 +92,9 @@ def _write(s: Situation, outcome: Outcome) -> Decision:
     if not patch:
         return _within(Decision(requeue_after=outcome.look_again_after), look)
     if outcome.patient and s.observed.written_at:
-        wait = s.settings.progress_interval - (s.now - s.observed.written_at).total_seconds()
-        if wait > 0:
-            return _within(Decision(requeue_after=wait), look)
+        since = (s.now - s.observed.written_at).total_seconds()
+        if 0 <= since < s.settings.progress_interval:  # below 0 a clock was turned back
+            return _within(Decision(requeue_after=s.settings.progress_interval - since), look)
     event = event_for(s, outcome)
     return _within(
         Decision(status=patch, events=(event,) if event else (), requeue_after=outcome.look_again_after), look

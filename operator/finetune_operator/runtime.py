@@ -18,6 +18,7 @@ from finetune_api import names
 from finetune_operator import certificates
 from finetune_operator.certificates import Material, SecretMissing
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.gaps import Gaps
 from finetune_operator.health import Endpoint, Health, MetricsEndpoint
 from finetune_operator.jobmetrics import JobCollector
 from finetune_operator.journal import Journal
@@ -35,8 +36,8 @@ from finetune_operator.world import Key, World, namespace_of, slim
 
 log = logging.getLogger(__name__)
 
-Watch = Callable[[Callable[[str | None, Raw], None]], Awaitable[None]]
-"""Passes on every event of the FineTuneJobs until the operator is to stop."""
+Watch = Callable[[Callable[[str | None, Raw], None], Callable[[], None]], Awaitable[None]]
+"""Passes on every event of the FineTuneJobs until the operator is to stop, and tells whenever it has listed them."""
 
 _PAUSE = 1.0
 """Seconds between two looks for something the operator cannot start without."""
@@ -65,6 +66,7 @@ class Operator:
         self._reporting: Reporting | None = None
         wrote = Journal(metrics).wrote
         self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now, wrote)
+        self._gaps = Gaps(cluster, self.world, settings.watch_namespaces)
         self.elector = Elector(cluster, settings, self._address(), self._lead)
         self._leading = False
         self._context: ssl.SSLContext | None = None
@@ -96,7 +98,7 @@ class Operator:
             async with asyncio.TaskGroup() as group:
                 tasks = await self._fill_caches(group)
                 tasks += [group.create_task(work) for work in self._work()]
-                await watch(self.world.seen)
+                await watch(self.world.seen, self._gaps.listed)
                 for task in tasks:
                     task.cancel()
         finally:
@@ -155,7 +157,14 @@ class Operator:
     async def _list_finetunejobs(self) -> bool:
         """kopf does not say when its first list is through; nothing may be called "not found" before."""
         for namespace in self._settings.watch_namespaces or (None,):
-            for raw in await self._cluster.list_finetunejobs(namespace, slim):
+            try:
+                found = await self._cluster.list_finetunejobs(namespace, slim)
+            except ApiError as e:
+                if e.code != 403 or namespace is None:
+                    raise
+                log.warning("FineTuneJobs of namespace %s are not served: %s", namespace, e)
+                continue
+            for raw in found:
                 self.world.learned(raw)
         return True
 
@@ -177,6 +186,7 @@ class Operator:
         """What runs as long as the operator does."""
         for _ in range(self._settings.workers):
             yield self.queue.work(self._turn, self._failed)
+        yield self._gaps.run()
         if self._settings.reports_url:
             yield self._renew_certificate()
         if self._settings.leader_election:

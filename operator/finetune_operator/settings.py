@@ -97,6 +97,11 @@ class Settings:
     lease_retry_period: float = _setting(2.0, "Time between two tries to take or renew the Lease.", least=0.05)
 
     request_timeout: float = _setting(30.0, "Longest time for one request to the API server.", least=1)
+    watch_quiet: float = _setting(
+        70.0,
+        "Time without a word after which a watch counts as dead. An API server says something about every minute.",
+        least=1,
+    )
     watch_timeout: float = _setting(240.0, "Time after which a watch is renewed.", least=1)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
     log_format: str = _setting("text", "text (logfmt) or json: one line each, with its fields.")

@@ -132,6 +132,7 @@ class Reflector(Generic[C]):
         version: str | None = None
         pause = FIRST_PAUSE
         while True:
+            began, wait = time.monotonic(), 0.0
             try:
                 if version is None:
                     version = await self._list()
@@ -142,13 +143,17 @@ class Reflector(Generic[C]):
                 version = None
                 if e.code == 410:
                     continue
-                problem = str(e)
+                problem, wait = str(e), e.retry_after
+                if e.code == 403 and self._namespace is not None:
+                    self.synced.set()  # the other namespaces need not wait for the rights in this one
             except _Broken as e:
                 version, problem = e.version, str(e)
             except Unreachable as e:
                 problem = str(e)
-            self._warn_of(problem, pause)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            if time.monotonic() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE  # it held for a while: one fault, and not a row of them
+            self._warn_of(problem, max(pause, wait))
+            await asyncio.sleep(max(wait, pause * random.uniform(0.5, 1.0)))  # noqa: S311
             pause = min(LONGEST_PAUSE, pause * 2)
 
     def _warn_of(self, problem: str, pause: float) -> None:

@@ -13,7 +13,7 @@ import re
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Plane:
         config = server.kubeconfig(server.token_for(OPERATOR))
         self.kubeconfig.write_text(json.dumps(config))
         self._played: set[str] = set()
+        self._threads: list[_Thread] = []
 
     # the operator
 
@@ -91,14 +92,30 @@ class Plane:
     async def operator(self, **settings: Any) -> AsyncIterator[Operator]:
         """The operator in a thread of this process, stopped at the end without a chance to finish what it does."""
         running = _Thread(self.settings(**settings))
+        self._threads.append(running)
         running.start()
         try:
             yield (await until(lambda: running.operator or running.raised))
         finally:
+            self._threads.remove(running)
             running.cancel()
             await asyncio.to_thread(running.join)
         if running.raised:
             raise running.raised
+
+    def lives(self, operator: Operator) -> bool:
+        """Whether an operator has not ended by itself."""
+        return next(thread for thread in self._threads if thread.operator is operator).is_alive()
+
+    @contextlib.contextmanager
+    def paused(self, operator: Operator) -> Iterator[None]:
+        """The operator does nothing at all in the meantime, like a process that was stopped."""
+        go_on = threading.Event()
+        next(thread for thread in self._threads if thread.operator is operator).block(go_on)
+        try:
+            yield
+        finally:
+            go_on.set()
 
     @contextlib.asynccontextmanager
     async def process(self, **settings: Any) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -266,6 +283,10 @@ class _Thread(threading.Thread):
                 pass
             except BaseException as e:
                 self.raised = e
+
+    def block(self, until: threading.Event) -> None:
+        """Stand still until something is set."""
+        self._runner.get_loop().call_soon_threadsafe(until.wait, DEADLINE)
 
     def cancel(self) -> None:
         with contextlib.suppress(RuntimeError):  # it has ended already

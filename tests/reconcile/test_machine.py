@@ -9,6 +9,7 @@ whatever a cache said. What must hold at a single call is checked by ``FakeClust
 import copy
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -359,3 +360,11 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+
+
+class LongMachine(Machine):
+    """The same for many more examples."""
+
+
+TestLongMachine = pytest.mark.long(LongMachine.TestCase)
+TestLongMachine.settings = settings(max_examples=2000, stateful_step_count=80, deadline=None)

@@ -320,6 +320,11 @@ def test_progress_waits_until_the_interval_is_over():
     assert late.events == ()
 
 
+def test_a_clock_that_was_turned_back_holds_up_no_progress():
+    observed = seen(b.running_pod(), report=reported(50), written_at=NOW + timedelta(hours=1))
+    assert decide(under_way(), **observed).status["progress"]["percent"] == 50
+
+
 def test_the_same_progress_is_not_written_twice():
     observed = seen(b.running_pod(), report=reported(50))
     raw = applied(under_way(), decide(under_way(), **observed))

@@ -56,7 +56,8 @@ class Api:
         try:
             response = await self._answer(request, record)
         except ApiError as error:
-            response = _json(error.status(), error.code)
+            wait = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+            response = _json(error.status(), error.code, wait)
         except DropConnection:
             if request.transport is not None:
                 request.transport.abort()
@@ -76,6 +77,7 @@ class Api:
     async def _answer(self, request: web.Request, record: RequestRecord) -> web.StreamResponse:
         target = parse(request.method, request.path, request.query)
         user = self._authenticate(request)
+        request["user"] = user.name
         record.user, record.verb, record.group = user.name, target.verb, target.group or ""
         record.resource, record.subresource = target.plural, target.subresource
         record.namespace, record.name = target.namespace, target.name
@@ -281,13 +283,13 @@ class Api:
         there tells every change since, so a client that lists in pages and then watches misses none.
         """
         resource = call.resource
-        version, after = self.store.version, ("", "")
+        objects, version = self.store.listed(resource.storage, call.namespace)
+        after = ("", "")
         if token := query.get("continue"):
             version, after = _continued(token)
             if version < self.store.floor(resource.storage):
                 raise errors.expired("The provided continue parameter is too old to display a consistent list result.")
-        found = [obj for obj in self.store.list(resource.storage, call.namespace) if matches(obj)]
-        found = [obj for obj in found if _place(obj) > after]
+        found = [obj for obj in objects if matches(obj) and _place(obj) > after]
         meta: dict[str, Any] = {"resourceVersion": str(version)}
         limit = int(query["limit"]) if query.get("limit", "").isdigit() else 0
         if limit and len(found) > limit:

@@ -19,10 +19,18 @@ class Cause:
 
 
 class ApiError(Exception):
-    """A request refused. Becomes the HTTP answer with `status()` as its body."""
+    """A request refused. Becomes the HTTP answer with `status()` as its body, and `retry_after` (seconds) as header."""
 
-    def __init__(self, code: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        details: dict[str, Any] | None = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(message)
+        self.retry_after = retry_after
         self.code = code
         self.reason = reason
         self.message = message

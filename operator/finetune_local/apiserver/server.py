@@ -15,7 +15,7 @@ from .collector import Collector
 from .metadata import new_uid, now
 from .requests import Interceptor, RequestRecord
 from .resources import BUILTIN, CRDS, NAMESPACES, SERVICE_ACCOUNTS, GroupResource, Registry, from_crd
-from .store import Change, Store
+from .store import Change, Past, Store
 from .tokens import Tokens, User
 
 _NAMESPACES = ("default", "kube-system")
@@ -77,6 +77,10 @@ class ApiServer:
         """A token of a plain user, who may do what roles bound to the name or the groups allow."""
         return self._tokens.static(User(user, groups=(*groups, "system:authenticated")))
 
+    def revoke(self, token: str) -> None:
+        """A token of `token_for` counts no more; watches that it opened go on."""
+        self._tokens.revoke(token)
+
     def kubeconfig(self, token: str | None = None, namespace: str = "default") -> dict[str, Any]:
         """A kubeconfig as data (dump it as YAML or JSON); for the administrator where no token is given."""
         authority = base64.b64encode(self.ca_pem.encode()).decode()
@@ -113,6 +117,25 @@ class ApiServer:
     def end_watches(self, resource: GroupResource | None = None) -> None:
         """Ends the watches of one (group, plural), or all, as a real server does now and then."""
         self._api.watches.end(resource)
+
+    def silence_watches(self, user: str) -> None:
+        """Lets a user's watches that are open stay open and bring nothing more: a half-open connection."""
+        self._api.watches.silence(user)
+
+    def say(self, line: bytes, resource: GroupResource, user: str) -> None:
+        """Sends a line of any kind by a user's watches that are open."""
+        self._api.watches.say(line, resource, user)
+
+    def disturb_watches(self, copies: int = 1, delays: dict[GroupResource, float] | None = None) -> None:
+        """Sends each change so many times, and those of a resource so many seconds late."""
+        self._api.watches.copies, self._api.watches.delays = copies, delays or {}
+
+    def lag(self, past: Past | None) -> None:
+        """From now on lists are as they were, as those of a server whose cache lags, and watches wait; or no longer.
+
+        `store.present()` is what to remember for that.
+        """
+        self.store.show(past)
 
     def compact(self) -> None:
         """Forgets all history: watches that come back get 410 Expired."""

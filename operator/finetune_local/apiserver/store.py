@@ -5,6 +5,7 @@ An object that is in the store is never changed in place: writers put a new one.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -55,14 +56,25 @@ class _Collection:
     """The oldest resourceVersion that a watch may start from."""
 
 
+@dataclass(frozen=True)
+class Past:
+    """What there was at a resourceVersion."""
+
+    version: int
+    objects: dict[GroupResource, Objects]
+
+
 class Store:
-    """All collections. Calls do not await, so each is atomic in an event loop."""
+    """All collections. Reads and writes do not await, so each is atomic in an event loop."""
 
     def __init__(self, history: int = 2000) -> None:
         self.version = 1
         self._limit = history
         self._collections: dict[GroupResource, _Collection] = {}
         self._listeners: Listeners = []
+        self._past: Past | None = None
+        self._moves = asyncio.Event()
+        self._moves.set()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` at every write, within the write. Returns how to stop that."""
@@ -84,6 +96,29 @@ class Store:
         found = self._collections[resource].objects
         keys = sorted(key for key in found if not namespace or key[0] == namespace)
         return [found[key] for key in keys]
+
+    def listed(self, resource: GroupResource, namespace: str = "") -> tuple[Objects, int]:
+        """The same as clients are shown it, and the resourceVersion of that; see `show`."""
+        if self._past is None:
+            return self.list(resource, namespace), self.version
+        found = self._past.objects.get(resource, [])
+        return [obj for obj in found if not namespace or key_of(obj)[0] == namespace], self._past.version
+
+    def present(self) -> Past:
+        """All there is now, to be shown later."""
+        return Past(self.version, {resource: self.list(resource) for resource in self._collections})
+
+    def show(self, past: Past | None) -> None:
+        """Clients are shown lists as they were once, as by an API server whose cache lags; or what there is."""
+        self._past = past
+        if past is None:
+            self._moves.set()
+        else:
+            self._moves.clear()
+
+    async def wait_until_it_moves(self) -> None:
+        """While the past is shown, nothing happens."""
+        await self._moves.wait()
 
     def everything(self) -> Iterable[tuple[GroupResource, Object]]:
         for resource, collection in tuple(self._collections.items()):

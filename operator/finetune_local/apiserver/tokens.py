@@ -54,6 +54,10 @@ class Tokens:
         self._static[token] = user
         return token
 
+    def revoke(self, token: str) -> None:
+        """A static token counts no more."""
+        del self._static[token]
+
     def mint(self, account: Object, audiences: list[str], seconds: int, pod: Object | None = None) -> str:
         """A ServiceAccount's token for some audiences, bound to a pod where one is given."""
         meta, issued = account["metadata"], int(time.time())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 import random
 from collections.abc import Callable
@@ -19,6 +20,17 @@ from .store import Change, Object, Store
 BOOKMARK_INTERVAL = 60.0  # seconds without an event after which a bookmark is sent
 _DEFAULT_TIMEOUT = (1800, 3600)  # seconds, drawn at random so that clients do not return all at once
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+
+
+class _Order(enum.Enum):
+    """What a stream is told beside changes."""
+
+    END = enum.auto()
+    SILENCE = enum.auto()
+
+
+_Told = Change | bytes | _Order  # bytes are sent as they are
+_Queue = asyncio.Queue[_Told]
 
 
 @dataclass
@@ -40,33 +52,55 @@ class Watch:
 
 
 class WatchHub:
-    """All streams that are open, so that they can be ended from outside."""
+    """All streams that are open, so that they can be ended from outside, and disturbed: for tests of clients.
+
+    `copies` is how often each change is sent, and `delays` by how many seconds those of a resource come late.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._open: dict[asyncio.Queue[Change | None], GroupResource] = {}
+        self._open: dict[_Queue, tuple[GroupResource, str]] = {}
+        self.copies = 1
+        self.delays: dict[GroupResource, float] = {}
         store.listen(self._heard)
 
     def __len__(self) -> int:
         return len(self._open)
 
     def _heard(self, resource: GroupResource, change: Change) -> None:
-        for queue, watched in self._open.items():
-            if watched == resource:
-                queue.put_nowait(change)
+        late = self.delays.get(resource)
+        for queue in [queue for queue, (watched, _) in self._open.items() if watched == resource]:
+            for _ in range(self.copies):
+                if late:
+                    asyncio.get_running_loop().call_later(late, queue.put_nowait, change)
+                else:
+                    queue.put_nowait(change)
 
     def end(self, resource: GroupResource | None = None) -> None:
         """Ends the streams of one resource, or all."""
-        for queue, watched in self._open.items():
-            if resource in (None, watched):
-                queue.put_nowait(None)
+        self._tell(resource, _Order.END)
+
+    def silence(self, user: str) -> None:
+        """Nothing more comes by a user's streams, and they stay open, as where a firewall forgot a connection."""
+        self._tell(None, _Order.SILENCE, user)
+
+    def say(self, line: bytes, resource: GroupResource, user: str) -> None:
+        """Sends a line as it is, whether it is an event or not."""
+        self._tell(resource, line, user)
+
+    def _tell(self, resource: GroupResource | None, what: _Told, user: str | None = None) -> None:
+        for queue, (watched, whose) in self._open.items():
+            if resource in (None, watched) and user in (None, whose):
+                queue.put_nowait(what)
 
     async def serve(self, request: web.Request, watch: Watch) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
         response.enable_chunked_encoding()
-        queue: asyncio.Queue[Change | None] = asyncio.Queue()
+        queue: _Queue = asyncio.Queue()
+        if watch.since not in ("", "0"):
+            await self._store.wait_until_it_moves()
         # Nothing awaits between the look at the store and the subscription: no change falls in between.
-        self._open[queue] = watch.resource
+        self._open[queue] = (watch.resource, request["user"])
         try:
             first, version = self._beginning(watch)
             await response.prepare(request)
@@ -85,8 +119,8 @@ class WatchHub:
             raise bad_request(f"resourceVersion: Invalid value: {watch.since!r}: strconv.ParseUint: invalid syntax")
         version = self._store.version
         if watch.since in ("", "0") or watch.initial_events:
-            found = [obj for obj in self._store.list(watch.resource, watch.namespace) if watch.matches(obj)]
-            lines = [_line("ADDED", watch.show(obj)) for obj in found]
+            objects, version = self._store.listed(watch.resource, watch.namespace)
+            lines = [_line("ADDED", watch.show(obj)) for obj in objects if watch.matches(obj)]
             if watch.initial_events and watch.bookmarks:
                 lines.append(self._bookmark(watch, version, {INITIAL_EVENTS_END: "true"}))
             return b"".join(lines), version
@@ -97,9 +131,7 @@ class WatchHub:
         lines = [line for change in missed if (line := _event(watch, change))]
         return b"".join(lines), version
 
-    async def _follow(
-        self, response: web.StreamResponse, watch: Watch, queue: asyncio.Queue[Change | None], version: int
-    ) -> None:
+    async def _follow(self, response: web.StreamResponse, watch: Watch, queue: _Queue, version: int) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + watch.timeout
         told = version
@@ -111,20 +143,19 @@ class WatchHub:
                     told = self._store.version
                     await response.write(self._bookmark(watch, told))
                 continue
-            lines, ended = [], False
-            while True:
-                if change is None:
-                    ended = True
-                    break
-                if line := _event(watch, change):
+            lines: list[bytes] = []
+            while not isinstance(change, _Order):
+                if line := change if isinstance(change, bytes) else _event(watch, change):
                     lines.append(line)
-                    told = change.version
+                    told = change.version if isinstance(change, Change) else told
                 if queue.empty():
                     break
                 change = queue.get_nowait()
             if lines:
                 await response.write(b"".join(lines))
-            if ended:
+            if change is _Order.SILENCE:
+                await asyncio.Event().wait()  # until the client goes away
+            if change is _Order.END:
                 return
 
     @staticmethod
