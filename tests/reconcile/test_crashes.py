@@ -124,7 +124,7 @@ async def test_the_operator_may_be_killed_at_any_call_of_a_job(tmp_path, story):
         if story.model == "job://base":
             await publish_base(p)
         calls = await calls_of_an_undisturbed_life(p, story)
-        assert calls >= 7
+        assert calls >= 6  # more where the pod was seen to run before it ended
         for at, when in itertools.product(range(1, calls + 1), story.cut):
             killer = Killer(p, at, when)
             await story.apply(p)

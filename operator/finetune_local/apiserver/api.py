@@ -77,7 +77,6 @@ class Api:
     async def _answer(self, request: web.Request, record: RequestRecord) -> web.StreamResponse:
         target = parse(request.method, request.path, request.query)
         user = self._authenticate(request)
-        request["user"] = user.name
         record.user, record.verb, record.group = user.name, target.verb, target.group or ""
         record.resource, record.subresource = target.plural, target.subresource
         record.namespace, record.name = target.namespace, target.name
@@ -158,7 +157,7 @@ class Api:
         if resource is None or not _is_place_of(resource, target):
             return web.Response(status=404, text="404 page not found\n")
         namespace = target.namespace if resource.namespaced else ""
-        call = Call(resource, namespace, target.name, target.subresource)
+        call = Call(resource, namespace, target.name, target.subresource, user=user.name)
         call.read(request.query, request.headers.get("User-Agent", ""))
         if target.subresource and target.subresource not in resource.subresources:
             return web.Response(status=404, text="404 page not found\n")
@@ -269,6 +268,7 @@ class Api:
             return tables.as_table(resource, [], obj["metadata"]) if is_table else own
 
         watch = Watch(resource.storage, call.namespace, named, show, bookmark)
+        watch.user = call.user
         watch.since = query.get("resourceVersion", "")
         watch.bookmarks = query.get("allowWatchBookmarks") in ("1", "true")
         watch.initial_events = query.get("sendInitialEvents") in ("1", "true")

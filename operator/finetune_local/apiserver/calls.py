@@ -19,6 +19,7 @@ class Call:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+    user: str = ""
     manager: str = "unknown"
     dry_run: bool = False
     validation: str = "Warn"

@@ -44,6 +44,7 @@ class Watch:
     """How an object is written (as it is, as a Table, as metadata only)."""
     bookmark: Callable[[Object], Object]
     """A bookmark's object from its metadata."""
+    user: str = ""
     since: str = ""
     """resourceVersion; empty or "0" begins with all objects there are."""
     bookmarks: bool = False
@@ -100,7 +101,7 @@ class WatchHub:
         if watch.since not in ("", "0"):
             await self._store.wait_until_it_moves()
         # Nothing awaits between the look at the store and the subscription: no change falls in between.
-        self._open[queue] = (watch.resource, request["user"])
+        self._open[queue] = (watch.resource, watch.user)
         try:
             first, version = self._beginning(watch)
             await response.prepare(request)

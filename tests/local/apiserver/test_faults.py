@@ -71,3 +71,22 @@ def test_a_request_can_be_held_up(api: Running) -> None:
     assert api.get(MAPS).items == []
     api.in_loop(released.set)
     assert future.result(10) == 201
+
+
+def test_a_server_that_is_busy_says_for_how_long(api: Running) -> None:
+    async def busy(record: RequestRecord, phase: str) -> None:
+        raise ApiError(429, "TooManyRequests", "busy", retry_after=7)
+
+    api.server.interceptor = busy
+    answer = api.get(MAPS)
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+
+
+def test_a_server_that_lags_lists_what_was_and_reads_what_is(api: Running) -> None:
+    past = api.server.store.present()
+    api.post(MAPS, config_map())
+    api.server.lag(past)
+    listed = api.get(MAPS).json
+    assert [item["metadata"]["name"] for item in listed["items"] if item["metadata"]["name"] == "c"] == []
+    assert listed["metadata"]["resourceVersion"] == str(past.version)
+    assert api.get(f"{MAPS}/c").status == 200
