@@ -85,7 +85,7 @@ WRONG = [
         {"data": {"train": [{"uri": "s3://b/t.jsonl"}]}},
         "give either data.validation (files) or data.validationFraction",
     ),
-    ({"profile": "a100"}, "spec.profile: Invalid value"),
+    ({"evaluation": {"sliceBy": "topic"}}, "spec.evaluation.sliceBy: Invalid value"),
 ]
 
 

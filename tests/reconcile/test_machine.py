@@ -366,5 +366,5 @@ class LongMachine(Machine):
     """The same for many more examples."""
 
 
-TestLongMachine = pytest.mark.long(LongMachine.TestCase)
-TestLongMachine.settings = settings(max_examples=2000, stateful_step_count=80, deadline=None)
+TestLongMachine = pytest.mark.timeout(900)(pytest.mark.long(LongMachine.TestCase))
+TestLongMachine.settings = settings(max_examples=1000, stateful_step_count=50, deadline=None)
