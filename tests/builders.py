@@ -18,6 +18,7 @@ def spec(**changed: Any) -> Raw:
         "model": {"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"},
         "data": {"train": [{"uri": "s3://team-a/train.jsonl"}], "validationFraction": 0.1},
         "output": {"uri": "s3://team-a/adapters/"},
+        "preflight": "Never",
     }
     return smallest | changed
 
@@ -69,6 +70,7 @@ def job(
     owner: str | None = None,
     attempt: int = 0,
     suspend: bool = False,
+    check: bool = False,
 ) -> Raw:
     """The Job of a FineTuneJob, with conditions that are true (a name, or the whole condition)."""
     meta: Raw = {
@@ -77,7 +79,7 @@ def job(
         "uid": f"job-{attempt}-of-{uid}",
         "resourceVersion": "7",
         "creationTimestamp": CREATED,
-        "labels": labels(uid, attempt),
+        "labels": labels(uid, attempt) | ({names.LABEL_CHECK: "true"} if check else {}),
         "ownerReferences": [{"kind": names.KIND, "uid": owner or uid, "controller": True}],
     }
     status: Raw = {"conditions": [c if isinstance(c, dict) else condition(c) for c in conditions]}
@@ -172,6 +174,12 @@ def result(**changed: Any) -> str:
         "usage": {"trainedTokens": 12345},
     }
     return json.dumps(said | changed)
+
+
+def checked(**changed: Any) -> str:
+    """The termination message of a check that went well."""
+    found = {"records": 90, "validationRecords": 10, "tokens": 5678, "longest": 99, "leftOut": 0, "duplicates": 0}
+    return json.dumps({"contract": 1, "outcome": "Succeeded", "checked": found | changed})
 
 
 def error(reason: str, message: str) -> str:

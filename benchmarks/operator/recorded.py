@@ -31,6 +31,7 @@ _MANIFEST = {
         "data": {"train": [{"uri": "s3://team-a/train.jsonl"}], "validationFraction": 0.1},
         "output": {"uri": "s3://team-a/adapters/"},
         "resources": {"gpusPerNode": 1},
+        "preflight": "Never",
     },
 }
 _RESULT = {

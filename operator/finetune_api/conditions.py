@@ -63,6 +63,8 @@ class Reason(StrEnum):
 
     # The way of a job that goes well.
     ACCEPTED = "Accepted"
+    CHECKING = "Checking"
+    CHECKED = "Checked"
     JOB_CREATED = "JobCreated"
     POD_STARTING = "PodStarting"
     TRAINING = "Training"
@@ -140,7 +142,11 @@ _BY_ITSELF = "nothing to do: the next attempt goes on from the newest checkpoint
 
 MEANINGS: dict[Reason, Meaning] = {
     Reason.ACCEPTED: Meaning("The spec is valid and the job is planned.", "nothing to do"),
-    Reason.JOB_CREATED: Meaning("The Job that trains exists; its pod is not running yet.", "nothing to do"),
+    Reason.CHECKING: Meaning(
+        "A pod without a GPU checks data, model and S3 before anything is trained (spec.preflight).", "nothing to do"
+    ),
+    Reason.CHECKED: Meaning("The check found nothing that would keep the job from training.", "nothing to do"),
+    Reason.JOB_CREATED: Meaning("The Job of the attempt exists; its pod is not running yet.", "nothing to do"),
     Reason.POD_STARTING: Meaning("The training pod is starting.", "nothing to do"),
     Reason.TRAINING: Meaning("The training pod is running.", "nothing to do"),
     Reason.EVALUATING: Meaning("The model is being evaluated on the held-out set.", "nothing to do"),
@@ -357,6 +363,7 @@ RETRIES: dict[Reason, Retry] = {
     Reason.NODE_LOST: Retry.FREE,
     Reason.JOB_DELETED: Retry.FREE,
     Reason.SUSPENDED: Retry.FREE,
+    Reason.CHECKED: Retry.FREE,
 }
 """Whether an attempt that ended for a reason is followed by another one. For any other reason it is not."""
 

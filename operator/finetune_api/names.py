@@ -29,6 +29,9 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 """Kueue's: the LocalQueue that a Job waits in."""
 
+LABEL_CHECK = f"{GROUP}/check"
+"""`true` on Job and pods of an attempt that only checks."""
+
 ANNOTATION_JOB = f"{GROUP}/job"
 """Name of the FineTuneJob a child belongs to, for people."""
 ANNOTATION_RUN = f"{GROUP}/run"

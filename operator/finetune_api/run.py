@@ -14,7 +14,7 @@ from pydantic import Field
 from finetune_api.base import Model, Rule, StatusModel
 from finetune_api.conditions import Phase, Reason
 from finetune_api.spec import PLAIN, Checkpoint, Data, Evaluation, FineTuneJobSpec, Method, Storage, Training
-from finetune_api.status import Metric, Result, Usage
+from finetune_api.status import Checked, Metric, Result, Usage
 
 CONTRACT_VERSION = 1
 """Raised when an older trainer could misread the run file. A trainer refuses any other version."""
@@ -216,6 +216,8 @@ class RunResult(StatusModel):
     outcome: Literal["Succeeded", "Failed"]
     metrics: tuple[Metric, ...] = ()
     result: Result | None = None
+    checked: Checked | None = None
+    """In place of a result, where it was only checked."""
     usage: Usage | None = None
     error: RunError | None = None
 

@@ -86,6 +86,8 @@ class Attempt(StatusModel):
 
     number: int
     """Number, from 0."""
+    check: bool | None = None
+    """Whether it only checks, before anything is trained (spec.preflight)."""
     job: str | None = None
     """Name of the Job."""
     started_at: str | None = None
@@ -102,6 +104,23 @@ class Attempt(StatusModel):
     """The FineTuneProfile that it ran with, where it had one. A later change of that changes nothing here."""
     micro_batch_divisor: int | None = None
     """By how much less goes through the model at a time than at first, because memory ran out before. Absent: 1."""
+
+
+class Checked(StatusModel):
+    """What the check before the training found. All of it went as a training would."""
+
+    records: int
+    """Records to train on."""
+    validation_records: int
+    """Records to measure with."""
+    tokens: int
+    """Tokens of the records to train on, each counted once."""
+    longest: int
+    """Tokens of the longest record, of either."""
+    left_out: int
+    """Records that have nothing to learn within training.maxLength tokens."""
+    duplicates: int
+    """Records to measure with that are also trained on, to the letter: what is measured there is memory."""
 
 
 class CheckpointRef(StatusModel):
@@ -222,6 +241,8 @@ class FineTuneJobStatus(StatusModel):
     """Conditions: Ready, Reconciling and Stalled (kstatus), Validated, QuotaReserved, Trained, Evaluated, Published."""
     headline: Headline | None = None
     """Texts of the columns of `kubectl get`."""
+    check: Checked | None = None
+    """What the check before the training found (spec.preflight)."""
     plan: Plan | None = None
     """What the job is expected to take."""
     progress: Progress | None = None

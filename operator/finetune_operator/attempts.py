@@ -16,6 +16,8 @@ Raw = dict[str, Any]
 
 MOST_KEPT = 10
 """Attempts that a status holds."""
+_NO_WAIT = (Reason.SUSPENDED, Reason.CHECKED)
+"""After what the next attempt begins at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,11 @@ class Attempts:
         return self.recorded[-1] if self.recorded and "finishedAt" not in self.recorded[-1] else {}
 
     @property
+    def trained(self) -> bool:
+        """Whether one of them was more than a check."""
+        return any(not a.get("check") for a in self.recorded)
+
+    @property
     def ended(self) -> tuple[Raw, ...]:
         """Those that have ended."""
         return tuple(a for a in self.recorded if "finishedAt" in a)
@@ -80,12 +87,17 @@ class Attempts:
         the same moment.
         """
         last = self.ended[-1] if self.ended else None
-        if last is None or last.get("reason") == Reason.SUSPENDED:
+        if last is None or last.get("reason") in _NO_WAIT:
             return None
-        row = next((n for n, a in enumerate(reversed(self.ended)) if _lasted(a) >= longest), len(self.ended))
+        row = next((n for n, a in enumerate(reversed(self.ended)) if _breaks(a, longest)), len(self.ended))
         wait = min(longest, shortest * 2.0 ** max(0, row - 1)) * (0.75 + 0.5 * _chance(uid, int(last["number"])))
         ended = parse_time(str(last["finishedAt"]))
         return ended + timedelta(seconds=wait) if ended <= now else None  # else a clock was turned back
+
+
+def _breaks(attempt: Raw, longest: float) -> bool:
+    """Whether an attempt is none of a row of failures."""
+    return attempt.get("reason") == Reason.CHECKED or _lasted(attempt) >= longest
 
 
 def _lasted(attempt: Raw) -> float:

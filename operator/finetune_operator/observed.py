@@ -32,6 +32,8 @@ class JobState:
     """Reason of the condition Failed, where that is true."""
     failed_message: str = ""
     finished_at: str | None = None
+    checks: bool = False
+    """Whether it only checks, before anything is trained."""
     profile: str = ""
     """What it was given by a FineTuneProfile, as JSON (:class:`finetune_api.status.ProfileUsed`)."""
 
@@ -58,6 +60,7 @@ class JobState:
             failed_reason=(true["Failed"].get("reason") or "Failed") if "Failed" in true else None,
             failed_message=true.get("Failed", {}).get("message", ""),
             finished_at=status.get("completionTime") or end.get("lastTransitionTime"),
+            checks=(meta.get("labels") or {}).get(names.LABEL_CHECK) == "true",
             profile=(meta.get("annotations") or {}).get(names.ANNOTATION_PROFILE, ""),
         )
 

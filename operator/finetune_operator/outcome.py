@@ -14,6 +14,7 @@ from finetune_api.plain import plain_text
 from finetune_api.run import RunResult
 from finetune_api.spec import RunPolicy
 from finetune_api.status import FineTuneJobStatus, ProfileUsed
+from finetune_operator import preflight
 from finetune_operator.attempts import AttemptEnd, Attempts
 from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport, leading
 from finetune_operator.render import Reporting
@@ -166,12 +167,26 @@ class Situation:
     @cached_property
     def nodes(self) -> int:
         """Pods that train together."""
-        return 1 if isinstance(self.job, InvalidSpec) else self.job.spec.resources.nodes
+        return 1 if self.checks or isinstance(self.job, InvalidSpec) else self.job.spec.resources.nodes
 
     @cached_property
     def at_work(self) -> int:
         """Pods of the present attempt that run, or have done their part."""
         return sum(pod.running or (pod.ended and not pod.failed) for pod in self.observed.pods)
+
+    @cached_property
+    def checks(self) -> bool:
+        """Whether the present attempt only checks, by its Job, by the status, or because it is about to."""
+        if (job := self.own_job) is not None:
+            return job.checks
+        if present := self.attempts.present:
+            return present.get("check") is True
+        return preflight.due(self.job, self.raw_status, self.attempts)
+
+    @property
+    def beginning(self) -> Phase:
+        """The phase of an attempt whose pod does not run yet."""
+        return Phase.VALIDATING if self.checks else Phase.STARTING
 
     @property
     def lead(self) -> PodState | None:

@@ -47,6 +47,8 @@ class Grant:
     image_pull_policy: str
     pull_secrets: tuple[str, ...] = ()
     node_selector: Mapping[str, str] = field(default_factory=dict)
+    gpu_selector: Mapping[str, str] = field(default_factory=dict)
+    """Further labels of the nodes that have the kind of GPU."""
     tolerations: tuple[Mapping[str, Any], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Further variables of the pod."""
@@ -95,7 +97,8 @@ def grant(job: FineTuneJob, profile: Raw | None, settings: Settings) -> Grant:
         image=job.spec.trainer.image if job.spec.trainer else spec.trainer.image or found.image,
         image_pull_policy=spec.trainer.pull_policy or found.image_pull_policy,
         pull_secrets=spec.trainer.pull_secrets,
-        node_selector=dict(spec.node_selector or {}) | (kind.node_selector if kind else {}),
+        node_selector=spec.node_selector or {},
+        gpu_selector=kind.node_selector if kind else {},
         tolerations=tuple(toleration.to_dict() for toleration in spec.tolerations),
         environment={variable.name: variable.value for variable in spec.environment},
         used=used,

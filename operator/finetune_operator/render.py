@@ -6,6 +6,7 @@ from typing import Any
 from finetune_api import names, run
 from finetune_api.environment import literal
 from finetune_api.job import FineTuneJob
+from finetune_operator import preflight
 from finetune_operator.policy import Grant
 from finetune_operator.settings import Settings
 
@@ -30,6 +31,8 @@ class AttemptPlan:
 
     number: int = 0
     micro_batch_divisor: int = 1
+    checks: bool = False
+    """Whether it only checks."""
 
 
 def run_config(job: FineTuneJob, attempt: AttemptPlan, model: run.ModelLocation) -> run.RunConfig:
@@ -52,6 +55,8 @@ def job_manifest(
     """
     job, nodes = given.job, given.job.spec.resources.nodes
     labels = _labels(job) | {names.LABEL_ATTEMPT: str(attempt.number)}
+    if attempt.checks:
+        labels[names.LABEL_CHECK] = "true"
     queue = job.spec.scheduling.queue
     annotations = {
         names.ANNOTATION_JOB: job.name,
@@ -148,7 +153,7 @@ def _pod(given: Grant, attempt: AttemptPlan, settings: Settings, reporting: Repo
 def _placement(given: Grant) -> dict[str, Any]:
     """Where the pod may run, and what its image is pulled with."""
     wanted = {
-        "nodeSelector": dict(given.node_selector),
+        "nodeSelector": dict(given.node_selector) | dict(given.gpu_selector),
         "tolerations": [dict(toleration) for toleration in given.tolerations],
         "imagePullSecrets": [{"name": name} for name in given.pull_secrets],
     }
@@ -166,9 +171,9 @@ def _container(given: Grant, attempt: AttemptPlan, reporting: Reporting | None) 
         "name": names.TRAINER_CONTAINER,
         "image": given.image,
         "imagePullPolicy": given.image_pull_policy,
-        **_command(job),
+        **_command(job, attempt),
         "env": [*_environment(given, reporting), *_meeting(job, attempt)],
-        "resources": _resources(job),
+        "resources": _resources(job, attempt),
         "terminationMessagePath": run.TERMINATION_LOG,
         "terminationMessagePolicy": "File",
         "securityContext": {
@@ -184,10 +189,11 @@ def _container(given: Grant, attempt: AttemptPlan, reporting: Reporting | None) 
     }
 
 
-def _command(job: FineTuneJob) -> dict[str, list[str]]:
+def _command(job: FineTuneJob, attempt: AttemptPlan) -> dict[str, list[str]]:
     own = job.spec.trainer
     if own is None:
-        return {"command": ["python", "-m", "finetune_trainer", "--run", run.RUN_FILE]}
+        asked = ["--check"] if attempt.checks else []
+        return {"command": ["python", "-m", "finetune_trainer", *asked, "--run", run.RUN_FILE]}
     return {"command": [literal(argument) for argument in own.command]} if own.command else {}
 
 
@@ -236,12 +242,13 @@ def _from_secret(name: str, secret: str, key: str, *, optional: bool = False) ->
     return {"name": name, "valueFrom": {"secretKeyRef": reference}}
 
 
-def _resources(job: FineTuneJob) -> dict[str, Any]:
+def _resources(job: FineTuneJob, attempt: AttemptPlan) -> dict[str, Any]:
     asked = job.spec.resources
     requests = {"cpu": str(asked.cpu if asked.cpu is not None else max(1, asked.gpus_per_node))}
     limits = {}
     if asked.memory is not None:
-        requests["memory"] = limits["memory"] = str(asked.memory)
+        limits["memory"] = str(asked.memory)
+        requests["memory"] = str(preflight.memory(asked.memory) if attempt.checks else asked.memory)
     if asked.gpus_per_node:
         limits[_GPU] = str(asked.gpus_per_node)
     return {"requests": requests} | ({"limits": limits} if limits else {})

@@ -76,12 +76,14 @@ def _job(status: Raw, s: Situation, outcome: Outcome) -> None:
 
 def _input_hash(s: Situation) -> str:
     """Over what a run depends on: neither fields that may change later nor how a run may fail."""
-    spec = {k: v for k, v in s.raw.get("spec", {}).items() if k not in ("suspend", "cancel", "runPolicy")}
+    spec = {k: v for k, v in s.raw.get("spec", {}).items() if k not in ("preflight", "suspend", "cancel", "runPolicy")}
     return f"sha256:{hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()}"
 
 
 def _result(status: Raw, result: RunResult) -> None:
     said = plain(result.to_dict())
+    if said.get("checked"):
+        status["check"] = said["checked"]
     for key in ("metrics", "result"):
         if said.get(key):
             status[key] = said[key]

@@ -14,7 +14,7 @@ from finetune_api.run import RunResult
 from finetune_api.status import Metric
 from finetune_local.run import documents
 from finetune_local.s3 import Bucketeer
-from finetune_operator.render import run_config
+from finetune_operator.render import AttemptPlan, run_config
 from finetune_operator.source import resolve
 from tests.api.test_agreement import refused_by_the_crd
 from tests.trainer.zygote import Order, Zygote
@@ -48,7 +48,7 @@ class Stage:
         model = resolve(job.spec, "default", name, self._ended)
         directory = self._folder / name
         directory.mkdir()
-        life = self._zygote.run(Order(run_config(job, 0, model).to_json(), str(directory)))
+        life = self._zygote.run(Order(run_config(job, AttemptPlan(), model).to_json(), str(directory)))
         ended = RunResult.model_validate_json(life.message)
         assert life.code == 0, ended.error or life.log
         status = {"phase": "Succeeded", **ended.to_dict()}

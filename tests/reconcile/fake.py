@@ -18,7 +18,7 @@ KEY = (b.NAMESPACE, "support-bot")
 
 
 COUNTED = {"OutOfMemory", "StorageUnavailable", "DiskFull", "TrainerKilled", "TrainerCrashed", "ResultLost", "Stalled"}
-NOT_COUNTED = {"Preempted", "Disrupted", "NodeLost", "JobDeleted", "Suspended"}
+NOT_COUNTED = {"Preempted", "Disrupted", "NodeLost", "JobDeleted", "Suspended", "Checked"}
 
 
 class Crash(BaseException):
@@ -57,6 +57,8 @@ class FakeCluster:
         self.reasons: list[str] = []
         self.ends: dict[int, str] = {}
         """The reason for which each attempt ended, by its number."""
+        self.checks: set[int] = set()
+        """The numbers of those that only checked."""
         self.complaints: list[Raw] = []
         """The Events of Jobs about pods that were refused."""
         self.crash_at: int | None = None
@@ -140,8 +142,10 @@ class FakeCluster:
         if name in self.jobs:
             raise ApiError(409, {"reason": "AlreadyExists"})
         self._allow_attempt()
+        self._allow_training(labels)
         made = b.job(uid=labels[names.LABEL_JOB_UID], name=name, attempt=int(labels[names.LABEL_ATTEMPT]))
         made["metadata"]["uid"] = f"job-{len(self.created)}"
+        made["metadata"]["labels"] = copy.deepcopy(labels)
         self.created.append(name)
         self.store("jobs", made)
         self._leave(die)
@@ -153,6 +157,13 @@ class FakeCluster:
         assert [pod for pod in self.pods.values() if not PodState.of(pod).ended] == []
         failed = [failures.of_pod(state) for pod in self.pods.values() if (state := PodState.of(pod)).failed]
         assert {failure.reason for failure in failed if failure} <= COUNTED | NOT_COUNTED
+
+    def _allow_training(self, labels: Raw) -> None:
+        """Once, and only once, a check has passed, where one is wanted."""
+        assert self.finetunejob is not None
+        passed = "check" in (self.finetunejob.get("status") or {})
+        wanted = self.finetunejob["spec"]["preflight"] == "Always"
+        assert (labels.get(names.LABEL_CHECK) == "true") is (wanted and not passed)
 
     async def delete_job(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
         die = self._enter()
@@ -191,7 +202,11 @@ class FakeCluster:
             if "finishedAt" in attempt:
                 assert self.ends.setdefault(attempt["number"], attempt["reason"]) == attempt["reason"]
         assert all("finishedAt" in attempt for attempt in attempts[:-1])
-        assert status.get("failures", 0) == sum(reason in COUNTED for reason in self.ends.values())
+        self.checks |= {attempt["number"] for attempt in attempts if attempt.get("check")}
+        out_of_memory = {n for n, reason in self.ends.items() if reason == "OutOfMemory" and n in self.checks}
+        counted = [n for n, reason in self.ends.items() if reason in COUNTED and n not in out_of_memory]
+        assert status.get("failures", 0) == len(counted)
+        assert out_of_memory <= {max(self.ends, default=0)}, "a check has no half to try"
         assert set(list(self.ends.values())[:-1]) <= COUNTED | NOT_COUNTED, "what another attempt cannot mend is last"
 
     async def create_event(self, manifest: Raw) -> None:

@@ -7,6 +7,7 @@ whatever a cache said. What must hold at a single call is checked by ``FakeClust
 """
 
 import copy
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -103,14 +104,16 @@ class Machine(RuleBasedStateMachine):
     """Everything that can happen to one FineTuneJob."""
 
     @initialize(
-        deadline=st.sampled_from([{}, {}, {"deadline": "90m"}]), ttl=st.sampled_from([{}, {"ttlAfterFinished": "1m"}])
+        deadline=st.sampled_from([{}, {}, {"deadline": "90m"}]),
+        ttl=st.sampled_from([{}, {"ttlAfterFinished": "1m"}]),
+        preflight=st.sampled_from(["Never", "Always"]),
     )
-    def begin(self, deadline, ttl) -> None:
+    def begin(self, deadline, ttl, preflight) -> None:
         self.time = START
         self.cluster = FakeCluster()
         self.pods_made = 0
         self.deleted_by_hand = 0
-        self.cluster.store("finetunejobs", b.finetunejob(runPolicy=POLICY | deadline | ttl))
+        self.cluster.store("finetunejobs", b.finetunejob(runPolicy=POLICY | deadline | ttl, preflight=preflight))
         self.replicas = [Replica(self.cluster, lambda: self.time) for _ in range(2)]
 
     # the operator
@@ -206,7 +209,9 @@ class Machine(RuleBasedStateMachine):
             self.pods_made += 1
             created = f"2026-11-21T10:{self.pods_made // 60:02}:{self.pods_made % 60:02}Z"
             attempt = int(job["metadata"]["labels"][names.LABEL_ATTEMPT])
-            self.cluster.store("pods", b.pod(name=f"pod-{self.pods_made}", created=created, attempt=attempt))
+            pod = b.pod(name=f"pod-{self.pods_made}", created=created, attempt=attempt)
+            pod["metadata"]["labels"] = copy.deepcopy(job["metadata"]["labels"])
+            self.cluster.store("pods", pod)
         else:
             self._end(job, "Failed" if pod.failed else "Complete")
 
@@ -219,11 +224,18 @@ class Machine(RuleBasedStateMachine):
     def the_kubelet_works(self, state):
         self._play(state)
 
+    def _of(self, pod, state) -> dict:
+        """The state of a pod, of which one that checks leaves other words where it ends well."""
+        content = json.dumps(state["status"])
+        if pod["metadata"]["labels"].get(names.LABEL_CHECK):
+            content = content.replace(json.dumps(b.result()), json.dumps(b.checked()))
+        return json.loads(content)
+
     def _play(self, state) -> None:
         if not self._working():
             return
         pod = copy.deepcopy(self._working())
-        pod["status"] = copy.deepcopy(state["status"])
+        pod["status"] = self._of(pod, state)
         self.cluster.store("pods", pod)
 
     @precondition(lambda self: self._living() and not self._working())
@@ -232,7 +244,7 @@ class Machine(RuleBasedStateMachine):
         """And whoever has not heard how, will not."""
         pod = copy.deepcopy(self._living())
         if told:
-            pod["status"] = copy.deepcopy(state["status"])
+            pod["status"] = self._of(pod, state)
             self.cluster.store("pods", pod)
         self.cluster.store("pods", None, pod)
 

@@ -93,7 +93,7 @@ def test_a_job_that_asks_for_gpus_gets_a_kind_and_its_nodes(kinds, defaults, ask
     given = granted(profile(gpus=kinds, defaults=defaults), resources=asked)
     assert given.used is not None
     assert given.used.gpu_type == got
-    assert given.node_selector == ({"gpu": got} if got else {})
+    assert (given.node_selector, given.gpu_selector) == ({}, {"gpu": got} if got else {})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from finetune_api.job import FineTuneJob
 from finetune_api.run import ModelLocation
 from finetune_operator.policy import Refused, grant
+from finetune_operator.preflight import without_gpus
 from finetune_operator.render import AttemptPlan, Reporting, job_manifest
 from finetune_operator.settings import Settings
 from tests import builders as b
@@ -37,10 +38,11 @@ SECTIONS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def template(profile: dict[str, Any] | None, sections: dict[str, Any]) -> dict[str, Any]:
+def template(profile: dict[str, Any] | None, sections: dict[str, Any], checks: bool = False) -> dict[str, Any]:
     of = {"metadata": {"name": "default"}, "spec": profile} if profile is not None else None
     given = grant(FineTuneJob.read(b.finetunejob(**sections)), of, Settings())
-    found = job_manifest(given, AttemptPlan(), ModelLocation(uri="hf://a/b"), Settings(), REPORTING)
+    given = without_gpus(given) if checks else given
+    found = job_manifest(given, AttemptPlan(checks=checks), ModelLocation(uri="hf://a/b"), Settings(), REPORTING)
     return dict(found["spec"]["template"])
 
 
@@ -48,10 +50,11 @@ def template(profile: dict[str, Any] | None, sections: dict[str, Any]) -> dict[s
 @given(
     profile=st.none() | st.fixed_dictionaries({}, optional={k: st.just(v) for k, v in PROFILE.items()}),
     sections=st.fixed_dictionaries({}, optional=SECTIONS),
+    checks=st.booleans(),
 )
-def test_training_pods_pass_every_check_whatever_spec_and_profile_say(profile, sections):
+def test_training_pods_pass_every_check_whatever_spec_and_profile_say(profile, sections, checks):
     try:
-        pod = template(profile, sections)
+        pod = template(profile, sections, checks)
     except Refused:
         return
     assert pod_security.violations(pod) == []

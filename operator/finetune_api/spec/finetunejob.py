@@ -66,12 +66,22 @@ class FineTuneJobSpec(Model):
     """How a run may fail, wait and end."""
     tracking: Annotated[tuple[Tracker, ...] | None, NotYet()] = Field(default=None, max_length=8)
     """Experiment trackers."""
+    preflight: Literal["Auto", "Always", "Never"] = "Auto"
+    """Whether a pod without a GPU first checks data, model and S3 access, once: records and tokens, records that are
+    both trained on and measured with, what the model's configuration cannot do, writing to output.uri. `Auto`: where
+    GPUs are asked for, but for a job with a trainer of its own."""
     suspend: Annotated[bool, Mutable()] = False
     """Save a checkpoint, release the GPUs and wait; false again goes on from there."""
     cancel: Annotated[bool, Mutable()] = False
     """End the job for good and keep its record."""
 
     rules = (
+        Rule(
+            "preflight",
+            "self.preflight != 'Always' || !has(self.trainer)",
+            "preflight Always is for this project's trainer only: nobody knows what spec.trainer would do",
+            lambda s: s.preflight != "Always" or s.trainer is None,
+        ),
         Rule(
             "method",
             "self.method.objective == 'sft' || self.task == 'text-generation'",

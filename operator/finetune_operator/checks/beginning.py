@@ -2,7 +2,7 @@
 
 from finetune_api.conditions import Phase, Reason
 from finetune_api.job import InvalidSpec
-from finetune_operator import failures, policy
+from finetune_operator import failures, policy, preflight
 from finetune_operator.checks.stopping import until_gone
 from finetune_operator.outcome import Confirm, CreateJob, DeleteJob, Keep, Outcome, Situation
 from finetune_operator.render import AttemptPlan, job_manifest, service_manifest
@@ -61,6 +61,7 @@ def create(s: Situation) -> Outcome | CreateJob | Confirm | None:
     attempts = s.attempts
     if attempts.number and not s.observed.confirmed:
         return Confirm()
-    attempt = AttemptPlan(attempts.number, attempts.divisor)
+    attempt = AttemptPlan(attempts.number, attempts.divisor, s.checks)
+    given = preflight.without_gpus(given) if s.checks else given
     job = job_manifest(given, attempt, model, s.settings, s.reporting)
-    return CreateJob(job, service_manifest(s.job))
+    return CreateJob(job, service_manifest(given.job))

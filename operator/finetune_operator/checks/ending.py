@@ -3,6 +3,7 @@
 from finetune_api.conditions import Phase, Reason, Retry, retry_of
 from finetune_api.job import InvalidSpec
 from finetune_api.run import RunResult
+from finetune_api.status import Checked
 from finetune_operator import failures
 from finetune_operator.attempts import AttemptEnd
 from finetune_operator.failures import Failure
@@ -31,6 +32,10 @@ def succeeded(s: Situation, pod: PodState) -> Outcome:
     result = failures.result_of(pod)
     if result is not None and result.error is not None:
         return conclude(s, failures.told_by_trainer(result.error), result)
+    if s.checks and result is not None and result.checked is not None:
+        return _checked(result.checked, result)
+    if result is not None and s.checks:
+        result = result.model_copy(update={"result": None})  # whatever it says, nothing was trained
     if (result is None or result.result is None) and (image := _own_image(s)):
         return _ended_well(f"The program of image {image} ended well.", result)
     if result is None or result.result is None:
@@ -38,6 +43,18 @@ def succeeded(s: Situation, pod: PodState) -> Outcome:
         return conclude(s, failures.tell(Reason.RESULT_MISSING, case))
     where = result.result.adapter_uri or result.result.model_uri
     return _ended_well(f"Published to {where}." if where else "The result is published.", result)
+
+
+def _checked(found: Checked, result: RunResult) -> Outcome:
+    """The check found nothing against the training, which is next."""
+    message = f"Checked: {found.records} records to train on with {found.tokens} tokens; the training begins."
+    if found.duplicates:
+        message = (
+            f"{message} {found.duplicates} of the {found.validation_records} records to measure with are also trained "
+            "on, and what they measure is memory."
+        )
+    end = AttemptEnd(Reason.CHECKED, message)
+    return Outcome(Phase.STARTING, Reason.CHECKED, message, result=result, ends=end, look_again_after=0.0)
 
 
 def _ended_well(message: str, result: RunResult | None = None) -> Outcome:
@@ -91,7 +108,7 @@ def suspension(s: Situation) -> str:
 def conclude(s: Situation, failure: Failure, result: RunResult | None = None) -> Outcome:
     """The attempt has ended otherwise than well: the end of the job, or another attempt."""
     rule = retry_of(failure.reason)
-    if rule is Retry.SMALLER and s.policy.on_out_of_memory == "Fail":
+    if rule is Retry.SMALLER and (s.policy.on_out_of_memory == "Fail" or s.checks):  # nothing of a check is smaller
         rule = Retry.NEVER
     counted = rule in (Retry.COUNTED, Retry.SMALLER)
     failures_now = s.attempts.failures + counted
@@ -102,7 +119,7 @@ def conclude(s: Situation, failure: Failure, result: RunResult | None = None) ->
         often = f" It failed {failures_now} times." if counted and failures_now > 1 else ""
         message = f"{failure.case.rstrip('.')}.{often} {failure.way_out}"
         phase = Phase.CANCELLED if failure.reason is Reason.CANCELLED else Phase.FAILED
-        return Outcome(phase, failure.reason, message, ends=end, result=result)
+        return Outcome(phase, failure.reason, message, ends=end, result=result, accepted=not s.checks)
     less = ", with half as much going through the model at a time" if rule is Retry.SMALLER else ""
     goes_on = "It goes on from the newest checkpoint" if s.status.checkpoint else "It begins anew"
     message = (
@@ -110,4 +127,4 @@ def conclude(s: Situation, failure: Failure, result: RunResult | None = None) ->
         f"{goes_on} in attempt {s.attempts.number + 1}{less}."
     )
     reason = Reason.RETRYING if counted else failure.reason
-    return Outcome(Phase.STARTING, reason, message, ends=end, restarted=True, look_again_after=0.0)
+    return Outcome(s.beginning, reason, message, ends=end, restarted=True, look_again_after=0.0)

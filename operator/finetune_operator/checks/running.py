@@ -36,6 +36,9 @@ def running(s: Situation) -> Outcome | None:
     pod = s.lead
     if pod is None or not pod.running or pod.ended or s.at_work < s.nodes:
         return None
+    if s.checks:
+        message = f"Pod {pod.name} checks data, model and S3 before anything is trained."
+        return Outcome(Phase.VALIDATING, Reason.CHECKING, message)
     phase = _reported_phase(s, pod)
     reason = {Phase.EVALUATING: Reason.EVALUATING, Phase.PUBLISHING: Reason.PUBLISHING}.get(phase, Reason.TRAINING)
     verb = {Phase.EVALUATING: "evaluating", Phase.PUBLISHING: "publishing"}.get(phase, "training")
@@ -58,7 +61,7 @@ def _reported_phase(s: Situation, pod: PodState) -> Phase:
 def waiting(s: Situation) -> Outcome | None:
     """A pod does not start, and may never do so by itself."""
     trouble = next(failures.of_all_waiting(s.observed.pods), None) if s.own_job else None
-    return Outcome(Phase.STARTING, trouble.reason, trouble.message, restarted=True) if trouble else None
+    return Outcome(s.beginning, trouble.reason, trouble.message, restarted=True) if trouble else None
 
 
 def without_pod(s: Situation) -> Outcome | ReadEvents | None:
@@ -68,14 +71,14 @@ def without_pod(s: Situation) -> Outcome | ReadEvents | None:
         return None
     overdue_in = _POD_OVERDUE - s.age(job.created_at)
     if overdue_in > 0:
-        return _job_created(job, overdue_in)
+        return _job_created(s, job, overdue_in)
     if s.observed.complaint is None:
         return ReadEvents()
     if not s.observed.complaint:
-        return _job_created(job, LOOK)
+        return _job_created(s, job, LOOK)
     trouble = failures.of_refusal(s.observed.complaint)
-    patient = s.status.message is not None and s.status.phase is Phase.STARTING
-    return Outcome(Phase.STARTING, trouble.reason, trouble.message, patient=patient, look_again_after=LOOK)
+    patient = s.status.message is not None and s.status.phase is s.beginning
+    return Outcome(s.beginning, trouble.reason, trouble.message, patient=patient, look_again_after=LOOK)
 
 
 def ended(s: Situation) -> Keep | None:
@@ -93,10 +96,10 @@ def starting(s: Situation) -> Outcome | None:
     slow_after = s.settings.progress_interval
     if s.age(pod.created_at) >= slow_after:
         on = f" on node {pod.node}: it pulls the image or mounts volumes" if pod.node else ": it has no node yet"
-        return Outcome(Phase.STARTING, Reason.POD_STARTING, f"Pod {pod.name} is starting{on}{_with_others(s)}.")
-    return _job_created(job, slow_after - s.age(pod.created_at))
+        return Outcome(s.beginning, Reason.POD_STARTING, f"Pod {pod.name} is starting{on}{_with_others(s)}.")
+    return _job_created(s, job, slow_after - s.age(pod.created_at))
 
 
-def _job_created(job: JobState, look_again_after: float | None) -> Outcome:
+def _job_created(s: Situation, job: JobState, look_again_after: float | None) -> Outcome:
     message = f"Job {job.name} is created; if no pod appears, `kubectl describe job {job.name}` says why."
-    return Outcome(Phase.STARTING, Reason.JOB_CREATED, message, look_again_after=look_again_after)
+    return Outcome(s.beginning, Reason.JOB_CREATED, message, look_again_after=look_again_after)

@@ -97,7 +97,7 @@ def until_gone(s: Situation, pods: Sequence[PodState]) -> Outcome | Keep:
         f"Pod {late.name} should have ended at {late.gone_by}, and {node} does not confirm it. Next step: where the "
         f"node is lost, delete it, or the pod with `kubectl delete pod {late.name} --force`."
     )
-    return Outcome(s.status.phase or Phase.STARTING, Reason.STOPPING, message)
+    return Outcome(s.status.phase or s.beginning, Reason.STOPPING, message)
 
 
 def _stop(s: Situation, failure: Failure) -> Outcome | None:
@@ -109,7 +109,7 @@ def _stop(s: Situation, failure: Failure) -> Outcome | None:
         f"Job {job.name} is being stopped: {failure.case.rstrip('.')}. Its pods get up to {GRACE_SECONDS} s to save a "
         "checkpoint."
     )
-    phase = s.status.phase or Phase.STARTING
+    phase = s.status.phase or s.beginning
     stops = (failure.reason, failure.case)
     return Outcome(phase, Reason.STOPPING, message, stops=stops, look_again_after=0.0)
 

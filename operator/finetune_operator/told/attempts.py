@@ -21,6 +21,8 @@ def attempts(s: Situation, outcome: Outcome) -> list[Raw]:
             present["profile"] = used.to_dict()
         if s.attempts.divisor > 1:
             present["microBatchDivisor"] = s.attempts.divisor
+        if s.checks:
+            present["check"] = True
     if (report := s.observed.report) and (step := integer(report.status, ReportedMetric.RESUMED_AT)) is not None:
         present["resumedAtStep"] = step
     if outcome.stops:
@@ -50,7 +52,7 @@ def account(status: Raw, s: Situation, result: RunResult | None) -> None:
 
 
 def _gpus(s: Situation) -> int:
-    return 0 if isinstance(s.job, InvalidSpec) else s.job.spec.resources.gpus_per_node
+    return 0 if s.checks or isinstance(s.job, InvalidSpec) else s.job.spec.resources.gpus_per_node
 
 
 def _seconds(pod: PodState, s: Situation) -> float:

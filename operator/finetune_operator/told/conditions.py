@@ -37,7 +37,12 @@ def _wanted(before_now: dict[str, Raw], outcome: Outcome) -> Iterator[tuple[Cond
     yield ConditionType.READY, _truth(phase is Phase.SUCCEEDED), reason, message
     yield ConditionType.RECONCILING, _truth(not phase.terminal and phase is not Phase.SUSPENDED), reason, message
     yield ConditionType.STALLED, _truth(phase is Phase.FAILED), reason, message if phase is Phase.FAILED else ""
-    if outcome.accepted:
+    checked = before_now.get(ConditionType.VALIDATED, {})
+    if reason is Reason.CHECKED:
+        yield ConditionType.VALIDATED, "True", reason, message
+    elif outcome.accepted and checked.get("reason") == Reason.CHECKED:
+        yield ConditionType.VALIDATED, "True", Reason.CHECKED, checked["message"]
+    elif outcome.accepted:
         yield ConditionType.VALIDATED, "True", Reason.ACCEPTED, "The spec is valid and its model is known."
     else:
         yield ConditionType.VALIDATED, "False", reason, message

@@ -14,16 +14,18 @@ from finetune_trainer.storage.manifest import Ancestor
 from finetune_trainer.storage.store import Store
 
 
-def fetch_model(location: ModelLocation, store: Store, directory: Path) -> ModelFiles:
-    """The model's files, after everything was refused that must not be loaded.
+def fetch_model(location: ModelLocation, store: Store, directory: Path, weights: bool = True) -> ModelFiles:
+    """The model's files, after everything was refused that must not be loaded; without its ``weights`` where they are
+    not wanted.
 
     Raises:
         TrainerError: MODEL_INVALID, STORAGE_REFUSED, STORAGE_UNAVAILABLE or DISK_FULL.
     """
     from_hub = location.uri.startswith("hf://")
     with writing(f"the model {location.uri}", directory):
-        files = fetch_from_hub(location) if from_hub else fetch_from_s3(location, store, directory)
-        require_loadable(files.directory, files.directory.parents[1] if from_hub else files.directory, location.uri)
+        files = fetch_from_hub(location, weights) if from_hub else fetch_from_s3(location, store, directory, weights)
+        root = files.directory.parents[1] if from_hub else files.directory
+        require_loadable(files.directory, root, location.uri, weights)
         if location.version and location.version != files.version:
             raise TrainerError(
                 ExitCode.MODEL_INVALID,

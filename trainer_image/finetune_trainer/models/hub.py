@@ -7,14 +7,14 @@ from typing import NoReturn
 from finetune_api.run import ENV_HF_TOKEN, ExitCode, ModelLocation
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.models.licence import licence_of_data, require_licence
-from finetune_trainer.models.modelfiles import ModelFiles, is_needed, require_usable_names
+from finetune_trainer.models.modelfiles import WEIGHTS, ModelFiles, is_needed, require_usable_names
 
 _UNREACHABLE = ("TransportError", "ConnectionError", "TimeoutError")
 """Names of classes: the hub's HTTP library is httpx, and was requests."""
 
 
-def fetch_from_hub(location: ModelLocation) -> ModelFiles:
-    """Downloads the model's files into the hub's cache.
+def fetch_from_hub(location: ModelLocation, weights: bool = True) -> ModelFiles:
+    """Downloads the model's files into the hub's cache; its ``weights`` only where they are wanted.
 
     Raises:
         TrainerError: MODEL_INVALID for a model that does not exist, is gated or is not usable; STORAGE_UNAVAILABLE
@@ -30,7 +30,7 @@ def fetch_from_hub(location: ModelLocation) -> ModelFiles:
         card = info.card_data.to_dict() if info.card_data else None  # type: ignore[no-untyped-call]
         require_licence(location, licence_of_data(card))
         require_usable_names(names, location.uri)
-        wanted = [file for file in names if is_needed(file)]
+        wanted = [file for file in names if is_needed(file) and (weights or not file.endswith(WEIGHTS))]
         directory = snapshot_download(name, revision=info.sha, allow_patterns=wanted, token=token)
     except TrainerError:
         raise

@@ -179,10 +179,7 @@ def count_weights(
     Raises:
         TrainerError: MODEL_INVALID, CONFIGURATION_INVALID.
     """
-    try:
-        model = _laid_out(files, head)
-    except Exception as error:
-        _refuse(f"The model {files.name} cannot be loaded as {head.what}: {_told(error, files)}", error)
+    model = lay_out(files, head)
     if adapter:
         model = put_on(model, adapter, head, files)
     elif parts:
@@ -190,6 +187,18 @@ def count_weights(
     parameters = list(model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return sum(parameter.numel() for parameter in parameters) - trained, trained
+
+
+def lay_out(files: ModelFiles, head: Head) -> Any:
+    """The model as config.json describes it, without weights.
+
+    Raises:
+        TrainerError: MODEL_INVALID.
+    """
+    try:
+        return _laid_out(files, head)
+    except Exception as error:
+        _refuse(f"The model {files.name} cannot be loaded as {head.what}: {_told(error, files)}", error)
 
 
 def require_matching_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:

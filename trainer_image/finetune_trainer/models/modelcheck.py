@@ -29,17 +29,19 @@ _SMALL_FLOATS = ("F8", "F6", "F4")
 _FLAGS = ("output_hidden_states", "output_attentions")
 _MOST_LABELS = 30_000
 _MOST_EXPERTS = 100_000
+_MOST_LAYERS = 10_000
 _MOST_POSITIONS = 1 << 26
 """Some architectures write a table of this length. The longest context known is 10 million tokens."""
 _LONGEST = {".jinja": 1 << 20, ".txt": 256 << 20, ".model": 256 << 20, ".json": 128 << 20}
 """Bytes. The longest known chat template has 30 KiB, the longest tokenizer.json 60 MiB."""
 
 
-def require_loadable(directory: Path, root: Path, uri: str) -> None:
+def require_loadable(directory: Path, root: Path, uri: str, weights: bool = True) -> None:
     """Refuses a model in ``directory`` that is broken, brings code or would take what its weights are not worth.
 
     Args:
         root: where the files may really lie: the hub's cache makes its directories of links.
+        weights: whether they are among the files; what they tell is looked at then.
 
     Raises:
         TrainerError: MODEL_INVALID.
@@ -52,9 +54,9 @@ def require_loadable(directory: Path, root: Path, uri: str) -> None:
     for name, content in configurations.items():
         require_no_code(content, name, uri)
     config = configurations["config.json"]
-    tensors = read_tensors(directory, uri)
+    tensors = read_tensors(directory, uri) if weights else {}
     _require_unquantised(config, tensors, uri)
-    require_plausible(config, len(tensors), uri)
+    require_plausible(config, len(tensors) if weights else _MOST_LAYERS, uri)
 
 
 def require_plain_file(path: Path, root: Path, uri: str) -> None:
@@ -111,7 +113,7 @@ def _range(key: str, tensors: int) -> tuple[int, int]:
     """From and to which number a setting may be."""
     lowest, highest = -(1 << 63), (1 << 63) - 1
     if key.endswith(("layers", "n_layer")):
-        return 0, min(max(tensors, 1000), 10_000)
+        return 0, min(max(tensors, 1000), _MOST_LAYERS)
     if key.endswith(("heads", "n_head")):
         return 0, highest
     if key == "num_labels":

@@ -25,7 +25,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _ADAPTER = "is an adapter. Start from it by the job:// of the FineTuneJob that published it, or name its base model"
 _LONGEST_NAME = 200
 """Bytes. A file system takes 255, and a download adds to the name."""
-_NEEDED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+WEIGHTS = ".safetensors"
+_NEEDED = (WEIGHTS, ".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def _require_plain_names(names: Iterable[str], uri: str) -> None:
             _refuse(f"{uri} has both {other} and {name}, which some file systems take for one. Remove one of them")
 
 
-def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> ModelFiles:
-    """Downloads a model's directory. Where a manifest of a FineTuneJob names it, every file is checked by its SHA-256.
+def fetch_from_s3(location: ModelLocation, store: Store, directory: Path, weights: bool = True) -> ModelFiles:
+    """Downloads a model's directory; its ``weights`` only where they are wanted. Where a manifest of a FineTuneJob
+    names it, every file is checked by its SHA-256.
 
     Raises:
         TrainerError: MODEL_INVALID for a model that is not there, not usable or not the one that was published,
@@ -139,11 +141,12 @@ def fetch_from_s3(location: ModelLocation, store: Store, directory: Path) -> Mod
     sizes = {f.path: f.size for f in manifest.files} if manifest else {o.name: o.size for o in stored}
     require_usable_names(sizes, prefix)
     needed = {name: size for name, size in sizes.items() if is_needed(name)}
-    require_room(needed, directory, location.uri)
+    wanted = {name: size for name, size in needed.items() if weights or not name.endswith(WEIGHTS)}
+    require_room(wanted, directory, location.uri)
     if manifest:
-        download_published(manifest, list(needed), store, directory)
+        download_published(manifest, list(wanted), store, directory)
     else:
-        store.fetch_all(prefix, list(needed), directory)
+        store.fetch_all(prefix, list(wanted), directory)
     version = _version(expected or {entry.name: entry.etag for entry in stored if entry.name in needed})
     return ModelFiles(directory, name=location.uri, version=version, lineage=vouched.lineage if vouched else ())
 
