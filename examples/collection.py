@@ -7,10 +7,10 @@ from typing import Any
 
 from finetune_api.status import Metric
 from finetune_local.run import documents
-from finetune_trainer.training.judging import lower_is_better
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
+_LOWER_IS_BETTER = ("eval_loss", "perplexity")
 _HEAD = """# Examples
 
 FineTuneJobs that run on a laptop in seconds, on models so small that what they learn is a sketch of the real thing.
@@ -70,7 +70,7 @@ def improved(metric: Metric) -> bool:
     if metric.baseline is None:
         return False
     better = metric.value - metric.baseline
-    return better < 0 if lower_is_better(metric.name) else better > 0
+    return better < 0 if metric.name.rpartition("/")[2] in _LOWER_IS_BETTER else better > 0
 
 
 if __name__ == "__main__":

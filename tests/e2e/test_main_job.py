@@ -131,9 +131,10 @@ def test_a_trainer_that_is_killed_is_tried_again_and_the_job_succeeds(platform: 
     started = platform.wait(name, lambda job: job.get("status", {}).get("phase") == "Running")
     for pid in processes_of(platform, started):
         os.kill(pid, signal.SIGKILL)
-    retried = platform.wait(name, lambda job: (job.get("status") or {}).get("message", "").startswith("Try 1 failed"))
-    assert "SIGKILL" in retried["status"]["message"]
-    assert platform.wait(name)["status"]["phase"] == "Succeeded"
+    status = platform.wait(name)["status"]
+    assert status["phase"] == "Succeeded"
+    assert [attempt["reason"] for attempt in status["attempts"]] == ["TrainerKilled", "Succeeded"]
+    assert "SIGKILL" in status["attempts"][0]["message"]
     assert len(platform.pods_of(started)) == 2
 
 

@@ -157,14 +157,14 @@ def test_a_wrong_job_is_refused_in_the_api_servers_words(tmp_path: Path) -> None
 
 def test_a_job_that_no_node_can_take_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetune_local.run.job._HOPELESS_SECONDS", 0.2)
-    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}))
+    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}, preflight="Never"))
 
     with pytest.raises(RunFailed, match=r"j: Starting: Unschedulable: .*1 Insufficient nvidia\.com/gpu"):
         in_local_mode(tmp_path, file, lambda _, options: command.run(options))
 
 
 def test_a_job_that_is_deleted_meanwhile_ends_the_run(tmp_path: Path) -> None:
-    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}))
+    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}, preflight="Never"))
 
     async def scenario(cluster: LocalCluster, options: argparse.Namespace) -> None:
         running = asyncio.create_task(command.run(options))
@@ -181,7 +181,7 @@ def test_a_job_that_is_deleted_meanwhile_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_an_operator_that_dies_ends_the_run_and_leaves_its_log(tmp_path: Path) -> None:
-    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}))
+    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}, preflight="Never"))
     words = [sys.executable, "-m", "finetune_local", "--data-dir", str(tmp_path / "none"), "run", str(file)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as run:
         _until(run.stderr, "j  Starting")
@@ -274,7 +274,7 @@ def test_addresses_that_a_killed_up_left_count_for_nothing(tmp_path: Path) -> No
 
 
 def test_an_up_that_stops_ends_the_run_in_one_line(tmp_path: Path) -> None:
-    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}))
+    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}, preflight="Never"))
     base = [sys.executable, "-m", "finetune_local", "--data-dir", str(tmp_path / "local")]
     with subprocess.Popen([*base, "up"], stdout=subprocess.PIPE, text=True) as up:
         _until(up.stdout, "Ready")
@@ -330,7 +330,7 @@ def test_however_up_ends_no_process_is_left(tmp_path: Path, how: signal.Signals,
 
 
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
-    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}))
+    file = write(tmp_path, fine_tune_job("j", resources={"gpusPerNode": 1}, preflight="Never"))
     words = [sys.executable, "-m", "finetune_local", "--data-dir", str(tmp_path / "none"), "run", str(file)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as run:
         _until(run.stderr, "j  Starting")
