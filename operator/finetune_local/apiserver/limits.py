@@ -8,8 +8,8 @@ LIMITS: tuple[str, ...] = (
     "Creating a role or binding is not checked for escalation of privileges.",
     "Built-in kinds: only those that the operator, its chart and kubectl's everyday commands use. Others, such as "
     "StatefulSets, CronJobs and ReplicaSets, answer 404.",
-    "Deployments, Services, PodDisruptionBudgets and PersistentVolumeClaims are stored only: nothing acts on them, but for "
-    "the names that a headless Service gives to pods.",
+    "Deployments, Services, PodDisruptionBudgets and PersistentVolumeClaims are stored only: nothing acts on them, but "
+    "for the names that a headless Service gives to pods.",
     "Built-in objects are checked for types, unknown and required fields, and for the rules that fine-tuning Jobs and "
     "Pods can break; not for every rule of a real server. Types follow the release of the `kubernetes` package.",
     "A custom resource has exactly one served version, no scale subresource, no conversion and no selectable fields.",
