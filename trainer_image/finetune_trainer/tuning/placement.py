@@ -117,10 +117,7 @@ def place(config: RunConfig, subject: Subject, materials: Materials, ranks: Rank
     layout = PADDED
     if packs and not sharded:
         layout = recipe.objective(model.to(accelerate.device)).choose_layout()
-    if adapter:
-        model = put_on(model, adapter, subject.head, subject.files)
-    elif config.method.freeze:
-        freeze(model, config.method.freeze)
+    model = with_trained(config, subject, model)
     if subject.autocast == "no":  # where weights are cast, that is autocast's to do
         speed_up(model)
     objective = recipe.objective(model)
@@ -175,7 +172,30 @@ def _load(config: RunConfig, subject: Subject, materials: Materials, device_map:
     files, adapter = subject.files, subject.adapter
     quantized = bool(adapter and adapter.quantized)
     model = load_model(files, subject.head, adapter is not None, subject.precision, device_map, quantized)
-    require_matching_vocabulary(model, materials.tokenizer, files.name)
-    require_length(model, materials.longest_row, files.name, subject.virtual_tokens)
-    set_dropout(model, config.training.dropout, materials.recipe.dropout, files.name)
+    suit(config, subject, materials, model)
     return stacked(model, files, subject.head)
+
+
+def suit(config: RunConfig, subject: Subject, materials: Materials, model: Any) -> None:
+    """Holds a base against the data, and gives it its dropout.
+
+    Raises:
+        TrainerError: it cannot take the tokens or their number, or has no such dropout.
+    """
+    name = subject.files.name
+    require_matching_vocabulary(model, materials.tokenizer, name)
+    require_length(model, materials.longest_row, name, subject.virtual_tokens)
+    set_dropout(model, config.training.dropout, materials.recipe.dropout, name)
+
+
+def with_trained(config: RunConfig, subject: Subject, model: Any) -> Any:
+    """The model with what is trained: its adapter, or in full tuning what is not frozen.
+
+    Raises:
+        TrainerError: it cannot have them.
+    """
+    if subject.adapter:
+        return put_on(model, subject.adapter, subject.head, subject.files)
+    if config.method.freeze:
+        freeze(model, config.method.freeze)
+    return model
