@@ -10,7 +10,6 @@ from finetune_local.run import documents
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
-_LOWER_IS_BETTER = ("eval_loss", "perplexity")
 _HEAD = """# Examples
 
 FineTuneJobs that run on a laptop in seconds, on models so small that what they learn is a sketch of the real thing.
@@ -69,8 +68,11 @@ def improved(metric: Metric) -> bool:
     """Whether the tuned model is better than its base."""
     if metric.baseline is None:
         return False
+    from finetune_trainer.recipes.language_modeling import LanguageModelingRecipe  # brings torch in
+
     better = metric.value - metric.baseline
-    return better < 0 if metric.name.rpartition("/")[2] in _LOWER_IS_BETTER else better > 0
+    lower_is_better = metric.name.rpartition("/")[2] in LanguageModelingRecipe.lower_is_better
+    return better < 0 if lower_is_better else better > 0
 
 
 if __name__ == "__main__":
