@@ -6,7 +6,7 @@ from pydantic import Field
 
 from finetune_api import environment
 from finetune_api.base import Model, Rule
-from finetune_api.spec.fields import Duration, Image, ObjectName, Quantity
+from finetune_api.spec.fields import Duration, Image, ObjectName, Quantity, unique
 
 LabelKey = Annotated[
     str, Field(max_length=317, pattern=r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")
@@ -180,18 +180,8 @@ class FineTuneProfileSpec(Model):
     """What a FineTuneJob has that gives nothing itself."""
 
     rules = (
-        Rule(
-            "gpus",
-            "self.gpus.all(g, self.gpus.exists_one(h, h.name == g.name))",
-            "gpus must not name a kind twice",
-            lambda p: len({kind.name for kind in p.gpus}) == len(p.gpus),
-        ),
-        Rule(
-            "environment",
-            "self.environment.all(v, self.environment.exists_one(w, w.name == v.name))",
-            "environment must not name a variable twice",
-            lambda p: len({variable.name for variable in p.environment}) == len(p.environment),
-        ),
+        unique("gpus", "name", "gpus must not name a kind twice"),
+        unique("environment", "name", "environment must not name a variable twice"),
         Rule(
             "defaults",
             "!has(self.defaults.gpuType) || self.gpus.exists(g, g.name == self.defaults.gpuType)",

@@ -7,12 +7,10 @@ from the raw status: a reason that only a newer version knows must not make a jo
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from finetune_api.conditions import Reason
+from finetune_operator.observed import Raw
 from finetune_operator.times import parse_time
-
-Raw = dict[str, Any]
 
 MOST_KEPT = 10
 """Attempts that a status holds."""

@@ -57,6 +57,11 @@ class ApiError(Exception):
         self.causes = tuple(str(cause.get("reason")) for cause in causes)
         super().__init__(f"{code} {self.reason}: {self.message}")
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether something of this name exists already."""
+        return self.code == 409 and self.reason == "AlreadyExists"
+
 
 class Unreachable(Exception):
     """The API server could not be reached, or did not answer in time."""

@@ -8,7 +8,6 @@ Series: namespaces × phases for the counts, and ``len(_OF_EACH)`` for each of a
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
@@ -17,6 +16,7 @@ from prometheus_client.registry import Collector
 from finetune_api.conditions import Phase
 from finetune_operator.metrics import Definition
 from finetune_operator.observed import Raw
+from finetune_operator.times import parse_time
 
 JOBS = Definition("gauge", "finetune_jobs", "FineTuneJobs by phase.", ("namespace", "phase"))
 OMITTED = Definition(
@@ -37,17 +37,12 @@ DEFINITIONS = (JOBS, OMITTED, PROGRESS, LOSS, SPEED, LEFT, HEARTBEAT)
 
 _LIVE = frozenset(phase.value for phase in Phase if not phase.terminal)
 
-
-def _timestamp(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
 _OF_EACH: tuple[tuple[Definition, str, Callable[[Any], float]], ...] = (
     (PROGRESS, "percent", lambda percent: percent / 100),
     (LOSS, "loss", float),
     (SPEED, "tokensPerSecond", float),
     (LEFT, "etaSeconds", float),
-    (HEARTBEAT, "heartbeat", _timestamp),
+    (HEARTBEAT, "heartbeat", lambda text: parse_time(text).timestamp()),
 )
 """(metric, field of status.progress, how the field becomes its value)."""
 

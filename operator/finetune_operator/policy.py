@@ -308,7 +308,7 @@ def _places(allowed: Allowed, namespace: str) -> tuple[str, ...] | None:
 
 def _below(uri: str, places: tuple[str, ...]) -> bool:
     """Whether a URI is one of the places or lies below it; ``s3://team-ab`` is not below ``s3://team-a``."""
-    return any(uri.rstrip("/") == place.rstrip("/") or uri.startswith(f"{_open(place)}") for place in places)
+    return any(uri.rstrip("/") == place.rstrip("/") or uri.startswith(_open(place)) for place in places)
 
 
 def _open(place: str) -> str:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from finetune_api.job import FineTuneJob, InvalidSpec
 from finetune_api.quantity import amount
 from finetune_api.spec import Resources
-from finetune_operator.attempts import Attempts, Raw
+from finetune_operator.attempts import Attempts
+from finetune_operator.observed import Raw
 from finetune_operator.policy import Grant
 
 _CPU = "1"

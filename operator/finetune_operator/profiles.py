@@ -55,7 +55,6 @@ class ProfileReflector(Reflector[ProfileState]):
     ) -> None:
         super().__init__(cluster, PROFILES, None, ProfileState.of, cache, lambda _: None, warn, selector={})
         self._note = note
-        self._tell = warn
         self._absent = False
 
     async def _list(self) -> str:
@@ -75,7 +74,7 @@ class ProfileReflector(Reflector[ProfileState]):
 
     def _found_absent(self) -> None:
         if not self._absent:
-            self._tell(_ABSENT)
+            self._warn(_ABSENT)
         self._absent = True
         self._note(_ABSENT)
 

@@ -161,7 +161,7 @@ class Reconciler:
             what = action.manifest
             job = await self._cluster.create_job(action.manifest)
         except ApiError as e:
-            if e.code == 409 and e.reason == "AlreadyExists":
+            if e.is_taken:
                 return replace(observed, job=await self._existing(meta["namespace"], meta["name"]))
             if e.code in _REFUSALS and "NamespaceTerminating" not in e.causes:
                 where = f"{what['kind']} {meta['namespace']}/{what['metadata']['name']}"
@@ -176,7 +176,7 @@ class Reconciler:
         try:
             await self._cluster.create_service(manifest)
         except ApiError as e:
-            if e.code != 409 or e.reason != "AlreadyExists":
+            if not e.is_taken:
                 raise
             found = await self._cluster.get_service(meta["namespace"], meta["name"])
             if found is None:

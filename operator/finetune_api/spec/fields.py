@@ -46,6 +46,16 @@ PLAIN_CHARACTERS = Rule(
 PLAIN = (PLAIN_PATH, PLAIN_CHARACTERS)
 
 
+def unique(field: str, by: str, message: str) -> Rule:
+    """No two items of the list ``field`` have the same ``by``; both are one word."""
+    return Rule(
+        field,
+        f"self.{field}.all(a, self.{field}.exists_one(b, b.{by} == a.{by}))",
+        message,
+        lambda m: len({getattr(item, by) for item in getattr(m, field)}) == len(getattr(m, field)),
+    )
+
+
 def optional(rule: Rule) -> Rule:
     """The rule for a model whose ``uri`` may be absent."""
     return replace(rule, cel=f"!has(self.uri) || {rule.cel}", holds=lambda m: not m.uri or rule.holds(m))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import Model, Rule
-from finetune_api.spec.fields import PLAIN, SecretName, Uri, optional
+from finetune_api.spec.fields import PLAIN, SecretName, Uri, optional, unique
 
 
 class CombinedAdapter(Model):
@@ -33,12 +33,7 @@ class Combine(Model):
     """Share of the values that ties, dare_linear and dare_ties keep. Absent: 0.5."""
 
     rules = (
-        Rule(
-            "adapters",
-            "self.adapters.all(a, self.adapters.exists_one(b, b.uri == a.uri))",
-            "combine.adapters must not name a job twice: raise its weight instead",
-            lambda c: len({adapter.uri for adapter in c.adapters}) == len(c.adapters),
-        ),
+        unique("adapters", "uri", "combine.adapters must not name a job twice: raise its weight instead"),
         Rule(
             "adapters",
             "self.adapters.all(a, has(a.weight)) || self.adapters.all(a, !has(a.weight))",

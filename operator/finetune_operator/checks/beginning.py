@@ -16,8 +16,8 @@ def refused(s: Situation) -> Outcome | None:
     """The API server said no to our Job."""
     if s.observed.refusal is None:
         return None
-    if "exceeded quota" in s.observed.refusal:
-        trouble = failures.of_refusal(s.observed.refusal)
+    trouble = failures.of_refusal(s.observed.refusal)
+    if trouble.reason is Reason.QUOTA_EXCEEDED:
         return Outcome(Phase.PENDING, trouble.reason, trouble.message, look_again_after=_ASK_AGAIN)
     return Outcome(Phase.FAILED, Reason.JOB_REFUSED, failures.tell(Reason.JOB_REFUSED, s.observed.refusal).message)
 
