@@ -34,7 +34,7 @@ def count_duplicates(data: Dataset) -> int:
         raise TrainerError(
             ExitCode.DATA_INVALID,
             f"All {count} records to measure with are also among those to train on, so that nothing would be measured "
-            "but memory. Name other records in spec.data.validation, or leave it out and set validationFraction.",
+            "but memory. Remove what the files hold more than once, or name other records in spec.data.validation.",
         )
     return count
 
