@@ -35,6 +35,8 @@ from finetune_operator.times import format_time
 from tests import builders as b
 
 Raw = dict[str, Any]
+Life = list[Raw] | dict[int, list[Raw]]
+"""States that every pod of an attempt goes through; by index where its pods differ."""
 OPERATOR = "operator-under-test"
 DEADLINE = 45.0
 _BINDS: dict[str, Any] = dict.fromkeys(("health_bind", "metrics_bind", "reports_bind"), "127.0.0.1")
@@ -62,13 +64,14 @@ async def until(true: Callable[[], Any], what: str = "", seconds: float = DEADLI
 
 
 class Plane:
-    """See the module. ``script`` says how the pods of a FineTuneJob live, by its name: one list of states a try."""
+    """See the module. ``script`` says how the pods of a FineTuneJob live, by its name: one life for each attempt,
+    the last for all further ones."""
 
     def __init__(self, server: ApiServer, client: ApiClient, folder: Path) -> None:
         self.server = server
         self.client = client
         self.folder = folder
-        self.script: dict[str, list[list[Raw]]] = {}
+        self.script: dict[str, list[Life]] = {}
         self.kubeconfig = folder / "kubeconfig"
         config = server.kubeconfig(server.token_for(OPERATOR))
         self.kubeconfig.write_text(json.dumps(config))
@@ -240,18 +243,19 @@ class Plane:
         """Play the script for every pod, and end those that are deleted; a pod without a script stays Pending."""
         while True:
             for pod in self.pods():
-                if "deletionTimestamp" in pod["metadata"] and not PodState.of(pod).ended:
-                    marks = (pod.get("status") or {}).get("conditions") or ()
-                    await self.play(pod, b.ended_pod(143, conditions=tuple(marks)))
+                if "deletionTimestamp" in pod["metadata"]:
+                    if not PodState.of(pod).ended:
+                        marks = (pod.get("status") or {}).get("conditions") or ()
+                        await self.play(pod, b.ended_pod(143, conditions=tuple(marks)))
                 elif pod["metadata"]["uid"] not in self._played:
                     await self._play(pod)
             await asyncio.sleep(0.01)
 
     async def _play(self, pod: Raw) -> None:
-        tries = self.script.get(pod["metadata"]["annotations"].get(names.ANNOTATION_JOB, ""), [])
-        if tries:
+        lives = self.script.get(pod["metadata"]["annotations"].get(names.ANNOTATION_JOB, ""))
+        if lives:
             self._played.add(pod["metadata"]["uid"])
-            for state in tries.pop(0) if len(tries) > 1 else tries[0]:
+            for state in _states(lives, PodState.of(pod)):
                 await self.play(pod, state)
 
     async def play(self, pod: Raw, state: Raw) -> None:
@@ -301,6 +305,12 @@ class _Thread(threading.Thread):
             await self.operator.run(functools.partial(watch_finetunejobs, cluster, self._settings))
         finally:
             await cluster.close()
+
+
+def _states(lives: list[Life], pod: PodState) -> list[Raw]:
+    """What a pod goes through, by its attempt and index alone: a pod that was never seen shifts nothing."""
+    life = lives[min(pod.attempt or 0, len(lives) - 1)]
+    return life[pod.index or 0] if isinstance(life, dict) else life
 
 
 SUCCEEDS = [b.running_pod(), b.ended_pod(0, b.result())]

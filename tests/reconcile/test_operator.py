@@ -271,13 +271,13 @@ async def test_a_pod_that_cannot_start_is_given_up_in_time_and_one_that_finds_no
 @asynchronous
 async def test_a_queue_lets_the_job_go_and_takes_it_back(tmp_path):
     async with plane(tmp_path) as p, p.operator():
-        p.script["support-bot"] = [RUNS, SUCCEEDS]
         await p.apply(scheduling={"queue": "team-a"})
         name = (await p.phase("Queued"))["jobRef"]["name"]
         (job,) = p.jobs()
         assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
         path = f"/apis/batch/v1/namespaces/{b.NAMESPACE}/jobs/{name}"
-        for suspend, phase in ((False, "Running"), (True, "Queued"), (False, "Succeeded")):
+        for suspend, life, phase in ((False, RUNS, "Running"), (True, RUNS, "Queued"), (False, SUCCEEDS, "Succeeded")):
+            p.script["support-bot"] = [life]
             await p.client.patch(path, {"spec": {"suspend": suspend}})
             status = await p.phase(phase)
         assert [attempt["reason"] for attempt in status["attempts"]] == ["Succeeded"]
@@ -342,7 +342,7 @@ NODES = {"nodes": 2, "gpusPerNode": 1}
 @asynchronous
 async def test_a_job_on_two_nodes_has_one_service_for_all_attempts_and_a_pod_for_each_node(tmp_path):
     async with plane(tmp_path) as p, p.operator():
-        p.script["support-bot"] = [[b.running_pod(), b.ended_pod(137)], [b.running_pod()], SUCCEEDS]
+        p.script["support-bot"] = [{0: [b.running_pod(), b.ended_pod(137)], 1: RUNS}, SUCCEEDS]
         created = await p.apply(resources=NODES)
         status = await p.phase("Succeeded")
         assert [attempt["reason"] for attempt in status["attempts"]] == ["TrainerKilled", "Succeeded"]
