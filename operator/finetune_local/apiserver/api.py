@@ -17,6 +17,7 @@ from .calls import Call
 from .deletes import Deleter
 from .errors import ApiError
 from .paths import Target, parse
+from .quotas import Quotas
 from .requests import KEPT, DropConnection, Interceptor, RequestRecord
 from .resources import PODS, Registry, Resource
 from .reviews import Reviews
@@ -43,7 +44,8 @@ class Api:
         self.deleter = Deleter(store)
         self.requests: list[RequestRecord] = []
         self.interceptor: Interceptor | None = None
-        self._writer = Writer(store, registry)
+        self.quotas = Quotas(store, registry)
+        self._writer = Writer(store, registry, self.quotas)
         self._reviews = Reviews(store, tokens)
         self._logs_dir = logs_dir
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable
-
+from .beside import Beside
 from .calls import Call
 from .crds import CLEANUP
 from .deletes import FOREGROUND, ORPHAN, Deleter
@@ -17,56 +14,32 @@ _Id = tuple[GroupResource, str, str]
 
 
 class Collector:
-    """Runs beside the server; wakes at every write, and works until nothing is left to do."""
+    """Collects what nobody needs any more; `beside` does so after every write that may leave something."""
 
     def __init__(self, store: Store, registry: Registry, deleter: Deleter) -> None:
         self._store = store
         self._registry = registry
         self._deleter = deleter
-        self._wake = asyncio.Event()
         self._live: dict[str, Object] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._stop_listening: Callable[[], None] | None = None
+        self.beside = Beside(store, self._heard, self.collect, "garbage collector")
 
-    def start(self) -> None:
-        self._stop_listening = self._store.listen(self._heard)
-        self._task = asyncio.create_task(self._run(), name="garbage collector")
-
-    async def stop(self) -> None:
-        if self._stop_listening:
-            self._stop_listening()
-        if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    def _heard(self, resource: GroupResource, change: Change) -> None:
+    def _heard(self, resource: GroupResource, change: Change) -> bool:
         obj, meta = change.object, change.object["metadata"]
         owners = meta.get("ownerReferences") or []
         before = (change.previous["metadata"].get("ownerReferences") or []) if change.previous else []
         if change.type == "DELETED" or "deletionTimestamp" in meta:
             self._live.pop(meta["uid"], None)
-            self._wake.set()
-        else:
-            self._live[meta["uid"]] = obj
-            if owners != before and not all(self._lives(one, meta.get("namespace", "")) for one in owners):
-                self._wake.set()
+            return True
+        self._live[meta["uid"]] = obj
+        return owners != before and not all(self._lives(one, meta.get("namespace", "")) for one in owners)
 
     def _lives(self, reference: dict[str, str], namespace: str) -> bool:
         """Whether an owner is there to stay: a pass over everything for each new child would find nothing."""
         owner = self._live.get(reference["uid"])
         return owner is not None and _is_meant(reference, owner, namespace)
 
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            # A pause lets the answer to the deletion leave first, as it does where the collector is a process apart.
-            await asyncio.sleep(0)
-            self.collect()
-
     def collect(self) -> None:
-        """One pass. Whatever it writes wakes the collector again, until a pass writes nothing."""
+        """One pass."""
         objects = list(self._store.everything())
         owners = {obj["metadata"]["uid"]: obj for _, obj in objects}
         dependents: dict[str, list[_Id]] = {}

@@ -214,10 +214,23 @@ _NODE = (
     _AGE,
     Column("Version", _field("status", "nodeInfo", "kubeletVersion", default="")),
 )
+
+
+def _used_of_hard(quota: Object, limits: bool) -> str:
+    used, hard = _at(quota, "status", "used", default={}), _at(quota, "status", "hard", default={})
+    names = [name for name in sorted(hard) if name.startswith("limits.") is limits]
+    return ", ".join(f"{name}: {used.get(name, '0')}/{hard[name]}" for name in names)
+
+
 _NAMESPACE = (Column("Status", _field("status", "phase")), _AGE)
 _SECRET = (
     Column("Type", _field("type")),
     Column("Data", lambda obj: len(obj.get("data") or {}), type="integer"),
+    _AGE,
+)
+_QUOTA = (
+    Column("Request", lambda quota: _used_of_hard(quota, False)),
+    Column("Limit", lambda quota: _used_of_hard(quota, True)),
     _AGE,
 )
 _CONFIG_MAP = (
@@ -241,6 +254,7 @@ BUILTIN_COLUMNS: dict[str, tuple[Column, ...]] = {
     "Event": _EVENT,
     "Node": _NODE,
     "Namespace": _NAMESPACE,
+    "ResourceQuota": _QUOTA,
     "Secret": _SECRET,
     "ConfigMap": _CONFIG_MAP,
     "RoleBinding": _BINDING,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 import yaml
+
+from finetune_local.quantities import Quantity
 
 from . import errors, metadata, schema
 from .builtin_schemas import Schema, definition, resolve
@@ -114,10 +117,7 @@ def _check_metadata_types(obj: Object, resource: Resource) -> None:
 def tell_unknown(unknown: list[str], validation: str, resource: Resource, warnings: list[str]) -> None:
     """What fieldValidation asks for: Strict refuses with 400, Warn warns, Ignore is silent."""
     if told := _to_refuse(unknown, validation, warnings):
-        raise bad_request(
-            f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-            f"strict decoding error: {told}"
-        )
+        raise bad_request(_cannot_be_handled(resource, f"strict decoding error: {told}"))
 
 
 def tell_unknown_in_patch(unknown: list[str], validation: str, patched: Object, warnings: list[str]) -> None:
@@ -167,7 +167,7 @@ def _convert(value: Any, model: Schema, resource: Resource, path: str) -> Any:
     if model.get("format") == "quantity":
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):
             raise _undecodable(resource, path, value, "resource.Quantity")
-        return value if isinstance(value, str) else f"{value:g}"
+        return _quantity(value if isinstance(value, str) else f"{Decimal(str(value)):f}", resource)
     expected = model.get("type")
     actual = schema.type_name(value)
     if expected and actual != expected and not (expected == "number" and actual == "integer"):
@@ -181,10 +181,22 @@ def _convert(value: Any, model: Schema, resource: Resource, path: str) -> Any:
     return value
 
 
+def _quantity(text: str, resource: Resource) -> str:
+    try:
+        Quantity.of(text)
+    except ValueError as error:
+        raise bad_request(_cannot_be_handled(resource, str(error))) from error
+    return text
+
+
+def _cannot_be_handled(resource: Resource, why: str) -> str:
+    return f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: {why}'
+
+
 def _undecodable(resource: Resource, path: str, value: Any, expected: str) -> ApiError:
+    field = f"{resource.kind}.{path} of type {expected}"
     return bad_request(
-        f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: cannot '
-        f"unmarshal {schema.type_name(value)} into Go struct field {resource.kind}.{path} of type {expected}"
+        _cannot_be_handled(resource, f"json: cannot unmarshal {schema.type_name(value)} into Go struct field {field}")
     )
 
 

@@ -7,7 +7,9 @@ import binascii
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import errors, metadata
+from finetune_local.quantities import Quantity
+
+from . import errors, metadata, usage
 from .errors import Cause
 
 Object = dict[str, Any]
@@ -152,6 +154,23 @@ def _service_faults(service: Object, old: Object | None) -> Iterator[Cause]:
         yield errors.invalid_value("spec.clusterIPs[0]", [spec.get("clusterIP")], "may not change once set")
 
 
+def _quota_faults(quota: Object, old: Object | None) -> Iterator[Cause]:
+    spec = quota.get("spec") or {}
+    for field in ("scopes", "scopeSelector"):
+        if spec.get(field):
+            yield Cause(f"spec.{field}", "FieldValueForbidden", "Forbidden: this API server knows no scopes of quotas")
+    for name, text in (spec.get("hard") or {}).items():
+        amount, at = Quantity.of(text).amount, f"spec.hard[{name}]"
+        if not usage.is_measured(name):
+            told = "is not measured by this API server: use pods, count/<plural>.<group>, cpu, memory, "
+            told += "ephemeral-storage, requests.<resource> or limits.<resource>"
+            yield errors.invalid_value(at, name, told)
+        elif amount < 0:
+            yield errors.invalid_value(at, text, "must be greater than or equal to 0")
+        elif usage.counts_objects(name) and amount % 1:
+            yield errors.invalid_value(at, text, "must be an integer")
+
+
 def _secret_faults(secret: Object, old: Object | None) -> Iterator[Cause]:
     for key, text in (secret.get("data") or {}).items():
         try:
@@ -184,6 +203,7 @@ _VALIDATION: dict[str, Callable[[Object, Object | None], Iterator[Cause]]] = {
     "Job": _job_faults,
     "Deployment": _deployment_faults,
     "Service": _service_faults,
+    "ResourceQuota": _quota_faults,
     "Secret": _secret_faults,
     "RoleBinding": _binding_faults,
     "ClusterRoleBinding": _binding_faults,

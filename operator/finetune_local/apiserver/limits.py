@@ -2,7 +2,9 @@
 
 LIMITS: tuple[str, ...] = (
     "Objects live in memory and are gone when the server stops; there is no etcd, backup or encryption at rest.",
-    "No admission webhooks, admission policies, quotas, limit ranges, priority classes or pod security admission.",
+    "No admission webhooks, admission policies, limit ranges, priority classes or pod security admission.",
+    "ResourceQuotas have no scopes, and limit numbers of objects, CPUs, memory, ephemeral storage and extended "
+    "resources only; other names are refused. What sidecars and a pod's overhead add is not counted.",
     "Authentication knows bearer tokens only (static ones and ServiceAccount tokens): no client certificates, no OIDC, "
     "no impersonation.",
     "Creating a role or binding is not checked for escalation of privileges.",

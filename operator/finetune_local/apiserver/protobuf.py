@@ -40,6 +40,7 @@ _MESSAGES: dict[str, dict[int, Any]] = {
     "Namespace": {1: ("metadata", _META)},
     "ServiceAccount": {1: ("metadata", _META)},
     "ConfigMap": {1: ("metadata", _META), 2: ("data", "map"), 3: ("binaryData", "map of bytes")},
+    "ResourceQuota": {1: ("metadata", _META), 2: ("spec", {1: ("hard", "map of quantity"), 2: ("scopes", ["text"])})},
     "Secret": {1: ("metadata", _META), 2: ("data", "map of bytes"), 3: ("type", "text"), 4: ("stringData", "map")},
 }
 _Field = int | bytes
@@ -82,6 +83,8 @@ def _value(value: _Field, holds: Any) -> Any:
         return _message(_bytes(value), holds)
     if holds in ("number", "flag"):
         return bool(value) if holds == "flag" else value
+    if holds == "quantity":
+        return _text(dict(_fields(_bytes(value)))[1])
     return base64.b64encode(_bytes(value)).decode() if holds == "bytes" else _text(value)
 
 

@@ -106,6 +106,15 @@ BUILTIN: tuple[Resource, ...] = (
         subresources=("eviction", "log", "status"),
         returns_deleted=True,
     ),
+    _builtin(
+        "",
+        "v1",
+        "resourcequotas",
+        "ResourceQuota",
+        short_names=("quota",),
+        subresources=_STATUS,
+        returns_deleted=True,
+    ),
     _builtin("", "v1", "secrets", "Secret"),
     _builtin(
         "",
@@ -193,6 +202,7 @@ BUILTIN: tuple[Resource, ...] = (
 CRDS: GroupResource = ("apiextensions.k8s.io", "customresourcedefinitions")
 NAMESPACES: GroupResource = ("", "namespaces")
 PODS: GroupResource = ("", "pods")
+QUOTAS: GroupResource = ("", "resourcequotas")
 JOBS: GroupResource = ("batch", "jobs")
 SERVICE_ACCOUNTS: GroupResource = ("", "serviceaccounts")
 

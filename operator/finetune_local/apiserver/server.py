@@ -39,7 +39,7 @@ class ApiServer:
             self.store.open(resource.storage)
         self._tokens = Tokens(self.store)
         self._api = Api(self.store, self.registry, self._tokens, logs_dir)
-        self._collector = Collector(self.store, self.registry, self._api.deleter)
+        self._beside = (Collector(self.store, self.registry, self._api.deleter).beside, self._api.quotas.beside)
         self._runner: web.AppRunner | None = None
         self._context, self.ca_pem = serving_context(host)
         self.store.listen(self._heard)
@@ -56,10 +56,12 @@ class ApiServer:
         site = web.TCPSite(self._runner, self._host, self._port, ssl_context=self._context)
         await site.start()
         self._port = self._runner.addresses[0][1]
-        self._collector.start()
+        for beside in self._beside:
+            beside.start()
 
     async def stop(self) -> None:
-        await self._collector.stop()
+        for beside in self._beside:
+            await beside.stop()
         self._api.watches.end()
         if self._runner:
             await self._runner.cleanup()

@@ -10,6 +10,7 @@ from .calls import Call
 from .decode import check_kind, normalise, parse_json, parse_yaml, tell_unknown, tell_unknown_in_patch
 from .errors import MODIFIED, ApiError
 from .patch import json_patch, merge_patch, strategic_merge
+from .quotas import Quotas
 from .resources import CRDS, NAMESPACES, Registry, Resource
 from .store import Object, Store, clone
 
@@ -23,9 +24,10 @@ _KEPT = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSe
 class Writer:
     """Writes to the store by the rules of the API. Everything here runs without a pause in the event loop."""
 
-    def __init__(self, store: Store, registry: Registry) -> None:
+    def __init__(self, store: Store, registry: Registry, quotas: Quotas) -> None:
         self._store = store
         self._registry = registry
+        self._quotas = quotas
 
     # The three ways in ---------------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ class Writer:
         if resource.group_resource == CRDS:
             crds.prepare(obj)
         self._validate(resource, obj, None)
+        self._quotas.admit(call, obj)
         if self._store.get(resource.storage, call.namespace, meta["name"]) is not None:
             raise errors.already_exists(meta["name"], resource.group, resource.plural)
         return self._put(call, obj)

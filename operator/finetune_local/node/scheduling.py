@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from kubernetes.utils.quantity import parse_quantity
+from finetune_local.quantities import Quantity
 
 Object = dict[str, Any]
 
@@ -22,7 +22,7 @@ def machine_capacity() -> dict[str, str]:
 
 def amounts(quantities: Mapping[str, Any]) -> dict[str, Decimal]:
     """Quantities as numbers: CPUs, bytes, devices."""
-    return {name: Decimal(parse_quantity(quantity)) for name, quantity in quantities.items()}  # type: ignore[no-untyped-call]
+    return {name: Quantity.of(quantity).amount for name, quantity in quantities.items()}
 
 
 def requests(pod: Object) -> dict[str, Decimal]:

@@ -172,6 +172,31 @@ def test_wrong_yaml_is_refused_with_the_fields_path(kubectl: Kubectl, wrong: dic
     assert told in output.err
 
 
+def test_a_quota_is_applied_or_created_refuses_pods_and_tells_what_is_used(kubectl: Kubectl) -> None:
+    kubectl("create", "namespace", "tight")
+    manifest = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "gpus"}}
+    manifest["spec"] = {"hard": {"requests.nvidia.com/gpu": "0", "count/pods": "1"}}
+    outputs = [kubectl("-n", "tight", "apply", "-f", "-", manifest=manifest).out for _ in range(2)]
+    assert outputs == ["resourcequota/gpus created\n", "resourcequota/gpus unchanged\n"]
+    created = kubectl("-n", "tight", "create", "quota", "small", "--hard=limits.memory=2Gi")
+    assert created.out == "resourcequota/small created\n", created.err
+    body = pod()
+    body["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": 1, "memory": "1Gi"}}
+    refused = kubectl("-n", "tight", "apply", "-f", "-", manifest=body)
+    assert refused.code == 1
+    assert 'pods "p" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: ' in refused.err
+    body["spec"]["containers"][0]["resources"] = {"limits": {"memory": "1Gi"}}
+    assert kubectl("-n", "tight", "apply", "-f", "-", manifest=body).code == 0
+    header, *rows = kubectl("-n", "tight", "get", "quota").lines
+    assert header == ["NAME", "REQUEST", "LIMIT", "AGE"]
+    assert [row[:-1] for row in rows] == [
+        ["gpus", "count/pods:", "1/1,", "requests.nvidia.com/gpu:", "0/0"],
+        ["small", "limits.memory:", "1Gi/2Gi"],
+    ]
+    assert ["limits.memory", "1Gi", "2Gi"] in kubectl("-n", "tight", "describe", "quota", "small").lines
+    kubectl("delete", "namespace", "tight")
+
+
 def test_logs_of_a_job_and_of_a_pod_until_it_ends(kubectl: Kubectl) -> None:
     api = kubectl.api
     created = api.post("/apis/batch/v1/namespaces/default/jobs", batch_job("logged")).json

@@ -1,6 +1,7 @@
 """The Job controller over the API, with the node agent beside it."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import pytest
 
 from finetune_local.apiserver.errors import ApiError
 from finetune_local.apiserver.requests import RequestRecord
+from tests.local.jobs.recording import events_of, of_job, without_times
 from tests.local.rig import JOBS, PODS, Rig, eventually, running
+
+QUOTAS = "/api/v1/namespaces/default/resourcequotas"
 
 
 async def submit(rig: Rig, script: str, name: str = "j", **spec: Any) -> str:
@@ -129,22 +133,34 @@ def test_a_finished_job_is_deleted_when_its_time_is_up(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_refused_pod_is_told_and_tried_again(tmp_path: Path) -> None:
-    refusals = [ApiError(403, "Forbidden", 'pods "j-0-x" is forbidden: exceeded quota: q')]
-
-    async def refuse_once(request: RequestRecord, when: str) -> None:
-        if (request.method, request.path, when) == ("POST", PODS, "before") and refusals:
-            raise refusals.pop()
-
+def test_a_pod_that_a_quota_refuses_is_told_as_on_a_real_cluster_and_tried_again_until_there_is_room(
+    tmp_path: Path,
+) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as rig:
-            rig.server.interceptor = refuse_once
+            await rig.client.create(QUOTAS, {"metadata": {"name": "q"}, "spec": {"hard": {"pods": 0}}})
             path = await submit(rig, "true")
-            await rig.until(path, lambda job: "Complete" in conditions(job))
+            await eventually(lambda: len(refused(rig)) >= 3)
 
-            assert await rig.reasons("j") == ["FailedCreate", "SuccessfulCreate", "Completed"]
+            recorded = [message for _, _, message in events_of("succeeded", "quota")]
+            assert {_nameless(message) for message in refused(rig)} == {_nameless(message) for message in recorded}
+            (status,) = [row.object["status"] for row in of_job("succeeded", "quota") if row.type == "MODIFIED"]
+            assert without_times((await rig.client.get(path))["status"]) == without_times(status)
+            await rig.client.patch(f"{QUOTAS}/q", {"spec": {"hard": {"pods": 1}}})
+            await rig.until(path, lambda job: "Complete" in conditions(job))
+            assert (await rig.reasons("j"))[-2:] == ["SuccessfulCreate", "Completed"]
 
     asyncio.run(scenario())
+
+
+def refused(rig: Rig) -> list[str]:
+    """What the Events say of pods that could not be created."""
+    events = rig.server.store.list(("", "events"))
+    return [event["message"] for event in events if event["reason"] == "FailedCreate"]
+
+
+def _nameless(message: str) -> str:
+    return re.sub(r'pods "[^"]*"', "pods", message)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
