@@ -40,8 +40,7 @@ class EventText:
 
 def event_for(s: Situation, outcome: Outcome) -> EventText | None:
     """The Event that goes with a write of the status: one for each change of phase or reason, none for progress."""
-    ready = next((c for c in s.status.conditions if c.type == "Ready"), None)
-    if s.status.phase == outcome.phase and ready is not None and ready.reason == outcome.reason:
+    if s.status.phase == outcome.phase and s.told == outcome.reason:
         return None
     kind = "Normal" if outcome.reason in _WELL and outcome.phase is not Phase.FAILED else "Warning"
     return EventText(kind, outcome.reason.value, outcome.message)

@@ -27,6 +27,8 @@ class JobState:
     """UID of the FineTuneJob, by label."""
     created_at: str
     suspended: bool = False
+    short: bool = False
+    """Whether its controller has begun and made fewer pods than it should."""
     complete: bool = False
     failed_reason: str | None = None
     """Reason of the condition Failed, where that is true."""
@@ -45,8 +47,9 @@ class JobState:
     @classmethod
     def of(cls, raw: Raw) -> Self:
         """From an object of the API server."""
-        meta, status = raw["metadata"], raw.get("status") or {}
+        meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
         true = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
+        begun = "startTime" in status and "Suspended" not in true
         end = true.get("Complete") or true.get("Failed") or {}
         return cls(
             namespace=meta["namespace"],
@@ -55,7 +58,8 @@ class JobState:
             owner_uid=controller_uid(meta),
             job_uid=(meta.get("labels") or {}).get(names.LABEL_JOB_UID),
             created_at=meta.get("creationTimestamp", ""),
-            suspended=bool((raw.get("spec") or {}).get("suspend")),
+            suspended=bool(spec.get("suspend")),
+            short=begun and _pods_made(status) < int(spec.get("parallelism", 1)),
             complete="Complete" in true,
             failed_reason=(true["Failed"].get("reason") or "Failed") if "Failed" in true else None,
             failed_message=true.get("Failed", {}).get("message", ""),
@@ -208,6 +212,12 @@ def leading(pods: Sequence[PodState]) -> PodState | None:
 def controller_uid(meta: Raw) -> str | None:
     """The UID of the controlling owner, by an object's metadata."""
     return next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), None)
+
+
+def _pods_made(status: Raw) -> int:
+    """Pods that a Job's controller has made, by the Job's status."""
+    counted = sum(int(status.get(kind) or 0) for kind in ("active", "terminating", "succeeded", "failed"))
+    return counted + sum(len(uids) for uids in (status.get("uncountedTerminatedPods") or {}).values())
 
 
 def _number(label: str | None) -> int | None:

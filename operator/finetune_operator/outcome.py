@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.conditions import Phase, Reason
+from finetune_api.conditions import ConditionType, Phase, Reason
 from finetune_api.job import FineTuneJob, InvalidSpec
 from finetune_api.plain import plain_text
 from finetune_api.run import RunResult
@@ -198,6 +198,12 @@ class Situation:
         """The last report of that pod."""
         lead, report = leading(self.observed.pods), self.observed.report
         return report if report and lead and report.pod_uid == lead.uid else None
+
+    @property
+    def told(self) -> Reason | None:
+        """The reason that the status last written gives for where the job is."""
+        ready = next((c for c in self.status.conditions if c.type is ConditionType.READY), None)
+        return ready.reason if ready else None
 
     @property
     def to_be_suspended(self) -> bool:

@@ -39,7 +39,7 @@ def situation_of(job: JobState | None, pods: Sequence[PodState], report: Receive
     told = report.status if report else None
     waits = [failures.of_waiting(pod) for pod in pods]
     return (
-        job.uid if job else None,
+        (job.uid, job.short) if job else None,
         tuple((pod.uid, pod.running, pod.ended) for pod in pods),
         tuple(trouble and trouble.reason for trouble in waits),
         told and (told.progress_percentage, told.metrics),

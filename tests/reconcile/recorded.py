@@ -29,6 +29,11 @@ def history(name: str) -> list[dict[str, Any]]:
     ]
 
 
+def jobs() -> list[dict[str, Any]]:
+    """Every state of every recorded Job, in order."""
+    return [row["object"] for row in _rows() if row["object"]["kind"] == "Job"]
+
+
 def refusals() -> list[str]:
     """What the Events of the Job say whose namespace has no quota for pods."""
     return [

@@ -225,6 +225,11 @@ def test_a_pod_that_failed_and_is_gone_was_taken_away():
     assert failures.of_job(JobState.of(b.failed_job()), []).reason is Reason.DISRUPTED
 
 
+def test_a_recorded_job_is_short_of_pods_where_one_was_refused_or_taken_away():
+    states = [JobState.of(job) for job in recorded.jobs()]
+    assert {(job.namespace, job.name) for job in states if job.short} == {("quota", "succeeded"), ("oracle", "evicted")}
+
+
 def test_a_quotas_refusal_is_told_in_its_own_words_and_in_the_same_ones_each_time():
     told = {failures.of_refusal(said).message for said in recorded.refusals()}
     assert len(recorded.refusals()) > 3

@@ -285,25 +285,6 @@ async def test_a_queue_lets_the_job_go_and_takes_it_back(tmp_path):
 
 
 @asynchronous
-async def test_a_quotas_refusal_is_told_from_the_events_of_the_job_and_passes_by_itself(tmp_path):
-    async with plane(tmp_path) as p, p.operator():
-        p.script["support-bot"] = [SUCCEEDS]
-        refuses = True
-
-        async def quota(call, when):
-            if refuses and when == "before" and call.resource == "pods" and call.verb == "create":
-                raise ApiError(403, "Forbidden", 'pods "support-bot-0-x" is forbidden: exceeded quota: q, used: pods=0')
-
-        p.server.interceptor = quota
-        await p.apply()
-        await until(lambda: "QuotaExceeded" in p.events(), "it is told")
-        assert "the pod is forbidden: exceeded quota: q, used: pods=0" in p.status()["message"]
-        assert p.status()["phase"] == "Starting"
-        refuses = False
-        await p.phase("Succeeded")
-
-
-@asynchronous
 async def test_after_its_time_a_finished_job_leaves_its_finetunejob_alone(tmp_path):
     async with plane(tmp_path) as p, p.operator() as operator:
         p.script["support-bot"] = [[b.running_pod(), b.ended_pod(1)], SUCCEEDS]

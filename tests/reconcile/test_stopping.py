@@ -225,12 +225,33 @@ def test_after_its_time_a_finished_jobs_jobs_go_and_the_finetunejob_stays():
     assert decide(raw, later) == Decision()
 
 
-def test_a_job_that_makes_no_pod_is_asked_why_once_the_pod_is_overdue():
-    assert decide(job(), datetime(2026, 11, 21, 10, 0, 2, tzinfo=UTC), job=JOB).requeue_after == 3.0
+SHORT = replace(JOB, short=True)
+SOON = datetime(2026, 11, 21, 10, 0, 2, tzinfo=UTC)
+REFUSED = 'pods "x-1" is forbidden: exceeded quota: q, used: pods=0, limited: pods=0'
+
+
+def test_a_job_that_makes_no_pod_is_asked_why_once_that_is_seen_or_the_pod_is_overdue():
+    assert decide(job(), SOON, job=JOB).requeue_after == 3.0
+    assert decide(job(), SOON, job=SHORT).actions == (ReadEvents(),)
     assert decide(job(), job=JOB).actions == (ReadEvents(),)
-    decision = decide(job(), job=JOB, complaint='pods "x-1" is forbidden: exceeded quota: q, limited: pods=0')
+    decision = decide(job(), job=JOB, complaint=REFUSED)
     assert [event.reason for event in decision.events] == [Reason.QUOTA_EXCEEDED]
-    assert "the pod is forbidden: exceeded quota: q, limited: pods=0" in decision.status["message"]
+    assert "the pod is forbidden: exceeded quota: q, used: pods=0, limited: pods=0" in decision.status["message"]
+
+
+@pytest.mark.parametrize(("still_for", "again"), [(0.0, 1.0), (10.0, 5.0), (100.0, 30.0)])
+def test_an_event_that_is_not_there_yet_is_looked_for_again_and_ever_more_rarely(still_for, again):
+    assert decide(job(), SOON, job=SHORT, complaint="", still_for=still_for).requeue_after == again
+
+
+def test_what_a_quota_says_is_told_at_once_and_new_figures_at_the_pace_of_progress():
+    told = job(RUNNING | {"phase": "Starting"})
+    told = applied(told, decide(told, SOON, job=SHORT, complaint=""))
+    refused = decide(told, SOON, job=SHORT, complaint=REFUSED, written_at=SOON)
+    assert refused.status["conditions"][0]["reason"] == Reason.QUOTA_EXCEEDED
+    figures = REFUSED.replace("used: pods=0", "used: pods=1")
+    again = decide(applied(told, refused), SOON, job=SHORT, complaint=figures, written_at=SOON)
+    assert (again.status, again.requeue_after) == (None, Settings().progress_interval)
 
 
 def test_a_queue_that_takes_its_place_back_makes_the_job_wait_and_not_fail():

@@ -9,6 +9,8 @@ from finetune_operator.stillness import LOOK
 
 _POD_OVERDUE = 5.0
 """Seconds after which a Job should have made its pod."""
+_EVENT_OVERDUE = 1.0
+"""Seconds after which the Event should be there of a pod that could not be made."""
 
 
 def taken(s: Situation) -> Outcome | None:
@@ -70,15 +72,20 @@ def without_pod(s: Situation) -> Outcome | ReadEvents | None:
     if job is None or len(s.observed.witnesses) >= s.nodes:
         return None
     overdue_in = _POD_OVERDUE - s.age(job.created_at)
-    if overdue_in > 0:
+    if overdue_in > 0 and not job.short:
         return _job_created(s, job, overdue_in)
     if s.observed.complaint is None:
         return ReadEvents()
     if not s.observed.complaint:
-        return _job_created(s, job, LOOK)
+        return _job_created(s, job, _until_event(s) if job.short else LOOK)
     trouble = failures.of_refusal(s.observed.complaint)
-    patient = s.status.message is not None and s.status.phase is s.beginning
+    patient = s.told is trouble.reason  # only the figures are new
     return Outcome(s.beginning, trouble.reason, trouble.message, patient=patient, look_again_after=LOOK)
+
+
+def _until_event(s: Situation) -> float:
+    """Seconds until the Event may be there that says why a pod was refused: it is written beside the Job's status."""
+    return min(LOOK, max(_EVENT_OVERDUE, s.observed.still_for / 2))
 
 
 def ended(s: Situation) -> Keep | None:
