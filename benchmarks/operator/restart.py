@@ -28,5 +28,5 @@ def rows() -> list[Row]:
 
 
 def _told(calls: list) -> str:
-    kinds = [f"{call.verb} {call.resource or 'discovery'}{'' if call.ours else ' (kopf)'}" for call in calls]
+    kinds = [f"{call.verb} {call.resource or 'discovery'}" for call in calls]
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 
-from finetune_api import names
 from finetune_local.node.process import Guardian
 from finetune_local.operator_process import OperatorProcess
 
@@ -130,8 +129,8 @@ class Rig:
 class Call:
     """One request of the operator."""
 
-    def __init__(self, verb: str, resource: str, name: str, at: float, agent: str, status: int) -> None:
-        self.verb, self.resource, self.name, self.at, self.agent, self.status = verb, resource, name, at, agent, status
+    def __init__(self, verb: str, resource: str, name: str, at: float, status: int) -> None:
+        self.verb, self.resource, self.name, self.at, self.status = verb, resource, name, at, status
 
     @property
     def counts(self) -> bool:
@@ -147,11 +146,6 @@ class Call:
     def looks(self) -> bool:
         """Whether it reads one object of a job."""
         return self.counts and self.verb == "get" and bool(self.name) and self.resource != "secrets"
-
-    @property
-    def ours(self) -> bool:
-        """Not one of kopf's."""
-        return self.agent == names.MANAGER
 
 
 @contextlib.contextmanager

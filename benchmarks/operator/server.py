@@ -111,10 +111,10 @@ class Commands:
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": _without_uid(spec)}
 
     async def calls(self, since: int = 0) -> dict[str, Any]:
-        """The operator's requests after the first ``since``: verb, resource/subresource, name, time, agent, status."""
+        """The operator's requests after the first ``since``: verb, resource/subresource, name, time, status."""
         found = self._server.requests
         fields = [
-            [c.verb, f"{c.resource}/{c.subresource}".rstrip("/"), c.name, c.started, c.user_agent, c.status]
+            [c.verb, f"{c.resource}/{c.subresource}".rstrip("/"), c.name, c.started, c.status]
             for c in found[since:]
             if c.user == self._operators
         ]

@@ -2,14 +2,11 @@
 
 import argparse
 import asyncio
-import functools
-import logging
 import signal
 import sys
 from importlib.metadata import version
 
 from finetune_operator import logs
-from finetune_operator.app import watch_finetunejobs
 from finetune_operator.cluster import Cluster, NoCluster
 from finetune_operator.metrics import Metrics
 from finetune_operator.runtime import Operator
@@ -20,12 +17,12 @@ async def serve(settings: Settings) -> None:
     """Run one replica until SIGTERM or SIGINT."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - this runs in a task
-    for number in (signal.SIGTERM, signal.SIGINT):  # kopf takes them over once it watches
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     metrics = Metrics()
     cluster = await Cluster.connect(settings, metrics.trace())
     try:
-        await Operator(settings, cluster, metrics).run(functools.partial(watch_finetunejobs, cluster, settings))
+        await Operator(settings, cluster, metrics).run()
     finally:
         await cluster.close()
 
@@ -52,7 +49,6 @@ def main() -> int:
         print(e, file=sys.stderr)
         return 2
     logs.configure(settings.log_level, settings.log_format)
-    logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         asyncio.run(serve(settings))
     except (InvalidSetting, NoCluster) as e:

@@ -46,8 +46,7 @@ ERRORS = Definition(
 CALLS = Definition(
     "counter",
     "finetune_operator_api_requests_total",
-    "Requests to the API server, without kopf's watch of FineTuneJobs. code is the HTTP status, or error where there "
-    "was no answer.",
+    "Requests to the API server. code is the HTTP status, or error where there was no answer.",
     ("verb", "resource", "code"),
 )
 CALL_TIME = Definition(

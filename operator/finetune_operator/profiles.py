@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from finetune_api import names
+from finetune_operator.cache import Cache
 from finetune_operator.cluster import PROFILES, ApiError, Cluster
 from finetune_operator.observed import Raw
-from finetune_operator.world import Cache, Reflector
+from finetune_operator.reflector import Reflector
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class ProfileReflector(Reflector[ProfileState]):
     def __init__(
         self, cluster: Cluster, cache: Profiles, warn: Callable[[str], None], note: Callable[[str | None], None]
     ) -> None:
-        super().__init__(cluster, PROFILES, None, ProfileState.of, cache, lambda _: None, warn, selector={})
+        super().__init__(cluster, PROFILES, None, ProfileState.of, cache, warn)
         self._note = note
         self._absent = False
 
@@ -62,7 +63,7 @@ class ProfileReflector(Reflector[ProfileState]):
             version = await super()._list()
         except ApiError as e:
             if e.code == 404:
-                self._cache.replace([], None)
+                self._store.listed([], None)
                 self._found_absent()
                 self.synced.set()
             raise

@@ -13,6 +13,7 @@ from finetune_api import names
 from finetune_operator import events
 from finetune_operator.attempts import Attempts
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.finetunejobs import Key, source_keys
 from finetune_operator.logs import JobLog
 from finetune_operator.observed import JobState, Observed, PodState, Raw, controller_uid
 from finetune_operator.outcome import Action, Confirm, CreateJob, DeleteJob, ReadEvents
@@ -20,7 +21,7 @@ from finetune_operator.plan import Decision, plan
 from finetune_operator.policy import profile_name
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
-from finetune_operator.world import Key, World, share_of, source_keys
+from finetune_operator.world import World, share_of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Reconciler:
         Raises:
             ApiError, Unreachable: what the API server answered and a later turn may mend.
         """
-        raw = self._world.get(key)
+        raw = self._world.finetunejobs.get(key)
         if raw is None:
             self._written.pop(key, None)
             return None
@@ -188,10 +189,10 @@ class Reconciler:
         """Make sure that the FineTuneJob a Job is created for exists as it was seen: a watch may be behind."""
         live = await self._cluster.get_finetunejob(*key)
         if live is None:
-            self._world.drop(key)
+            self._world.finetunejobs.drop(key)
             raise _Changed
         if live["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
-            self._world.learned(live)
+            self._world.finetunejobs.learned(live)
             raise _Changed
 
     async def _existing(self, namespace: str, name: str) -> JobState:
@@ -208,13 +209,13 @@ class Reconciler:
             answer = await self._cluster.patch_status(*key, meta["resourceVersion"], decision.status)
         except ApiError as e:
             if e.code == 404:
-                self._world.drop(key)
+                self._world.finetunejobs.drop(key)
                 raise _Changed from e
             if e.code == 409:
                 await self._refresh(key)
                 raise _Changed from e
             raise
-        self._world.learned(answer)
+        self._world.finetunejobs.learned(answer)
         self._written[key] = self._clock()
         self._wrote(raw, answer)
         await self._tell(raw, decision)
@@ -222,9 +223,9 @@ class Reconciler:
     async def _refresh(self, key: Key) -> None:
         live = await self._cluster.get_finetunejob(*key)
         if live is None:
-            self._world.drop(key)
+            self._world.finetunejobs.drop(key)
         else:
-            self._world.learned(live)
+            self._world.finetunejobs.learned(live)
 
     async def _tell(self, raw: Raw, decision: Decision) -> None:
         """Events are for people: what goes wrong with one stops nothing."""

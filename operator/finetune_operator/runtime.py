@@ -18,7 +18,7 @@ from finetune_api import names
 from finetune_operator import certificates
 from finetune_operator.certificates import Material, SecretMissing
 from finetune_operator.cluster import ApiError, Cluster, Unreachable
-from finetune_operator.gaps import Gaps
+from finetune_operator.finetunejobs import Key, namespace_of
 from finetune_operator.health import Endpoint, Health, MetricsEndpoint
 from finetune_operator.jobmetrics import JobCollector
 from finetune_operator.journal import Journal
@@ -32,12 +32,9 @@ from finetune_operator.render import Reporting
 from finetune_operator.reports import Authenticator, Reports
 from finetune_operator.settings import Settings, cannot_listen
 from finetune_operator.workqueue import WorkQueue
-from finetune_operator.world import Key, World, namespace_of, slim
+from finetune_operator.world import World
 
 log = logging.getLogger(__name__)
-
-Watch = Callable[[Callable[[str | None, Raw], None], Callable[[], None]], Awaitable[None]]
-"""Passes on every event of the FineTuneJobs until the operator is to stop, and tells whenever it has listed them."""
 
 _PAUSE = 1.0
 """Seconds between two looks for something the operator cannot start without."""
@@ -66,7 +63,6 @@ class Operator:
         self._reporting: Reporting | None = None
         wrote = Journal(metrics).wrote
         self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now, wrote)
-        self._gaps = Gaps(cluster, self.world, settings.watch_namespaces)
         self.elector = Elector(cluster, settings, self._address(), self._lead)
         self._leading = False
         self._context: ssl.SSLContext | None = None
@@ -81,8 +77,8 @@ class Operator:
         for what in (_CRD, *([_CERTIFICATE] if settings.reports_url else []), _CACHES):
             self.health.waits_for(what)
 
-    async def run(self, watch: Watch) -> None:
-        """Work until the watch ends or this is cancelled.
+    async def run(self) -> None:
+        """Work until cancelled.
 
         Raises:
             InvalidSetting: an address to listen on is not to be had.
@@ -96,11 +92,9 @@ class Operator:
             if self._settings.reports_url:
                 await self._wait_for(_CERTIFICATE, self._open_reports)
             async with asyncio.TaskGroup() as group:
-                tasks = await self._fill_caches(group)
-                tasks += [group.create_task(work) for work in self._work()]
-                await watch(self.world.seen, self._gaps.listed)
-                for task in tasks:
-                    task.cancel()
+                await self._fill_caches(group)
+                for work in self._work():
+                    group.create_task(work)
         finally:
             await self._reports.stop()
             await self.metrics_endpoint.stop()
@@ -137,36 +131,29 @@ class Operator:
             await asyncio.sleep(_PAUSE)
         self.health.has(what)
 
-    async def _fill_caches(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        note = functools.partial(self.health.note, "profiles")
+    async def _fill_caches(self, group: asyncio.TaskGroup) -> None:
+        full = False
+
+        def warn(problem: str) -> None:
+            log.warning("%s", problem)
+            if not full:
+                self.health.waits_for(_CACHES, problem)
+
         reflectors = [
-            ProfileReflector(self._cluster, self.profiles, log.warning, note),
-            *self.world.reflectors(self._cluster, self._settings.watch_namespaces, log.warning),
+            ProfileReflector(self._cluster, self.profiles, warn, functools.partial(self.health.note, "profiles")),
+            *self.world.reflectors(self._cluster, self._settings.watch_namespaces, warn),
         ]
-        tasks = [group.create_task(reflector.run()) for reflector in reflectors]
+        for reflector in reflectors:
+            group.create_task(reflector.run())
         for reflector in reflectors:
             await reflector.synced.wait()
-        await self._wait_for(_CACHES, self._list_finetunejobs)
-        log.info("caches hold %d FineTuneJobs", len(self.world))
+        full = True
+        self.health.has(_CACHES)
+        log.info("caches hold %d FineTuneJobs", len(self.world.finetunejobs))
         # What is in the caches stays: with thousands of jobs Python's collector, looking through all of it in vain,
         # would stop the operator for a good part of a second each time.
         gc.collect()
         gc.freeze()
-        return tasks
-
-    async def _list_finetunejobs(self) -> bool:
-        """kopf does not say when its first list is through; nothing may be called "not found" before."""
-        for namespace in self._settings.watch_namespaces or (None,):
-            try:
-                found = await self._cluster.list_finetunejobs(namespace, slim)
-            except ApiError as e:
-                if e.code != 403 or namespace is None:
-                    raise
-                log.warning("FineTuneJobs of namespace %s are not served: %s", namespace, e)
-                continue
-            for raw in found:
-                self.world.learned(raw)
-        return True
 
     async def _open_reports(self) -> bool:
         material = await self._certificate()
@@ -186,7 +173,6 @@ class Operator:
         """What runs as long as the operator does."""
         for _ in range(self._settings.workers):
             yield self.queue.work(self._turn, self._failed)
-        yield self._gaps.run()
         if self._settings.reports_url:
             yield self._renew_certificate()
         if self._settings.leader_election:
@@ -197,7 +183,7 @@ class Operator:
     def _lead(self, leads: bool) -> None:
         self._leading = leads
         if leads:
-            for key in self.world.finetunejobs():
+            for key in self.world.finetunejobs:
                 self.queue.add(key)
             self.queue.resume()
         else:
@@ -207,7 +193,7 @@ class Operator:
         return None if self._leading else (self.elector.leader_address or "")
 
     def _led_jobs(self) -> Iterable[Raw]:
-        return self.world.all() if self._leading else ()
+        return self.world.finetunejobs.all() if self._leading else ()
 
     async def _turn(self, key: Key) -> float | None:
         with self._metrics.turn():

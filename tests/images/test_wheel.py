@@ -52,13 +52,13 @@ def test_the_wheel_holds_all_packages_with_the_licence_and_no_tests(wheel: Path)
 
 
 def test_each_extra_leaves_out_what_the_other_image_is_made_of(operator: Environment, trainer: Environment):
-    assert {"kopf", "kubernetes", "aiohttp"} <= operator.distributions
+    assert {"kubernetes", "aiohttp"} <= operator.distributions
     assert {"torch", "transformers", "peft", "accelerate", "botocore"} <= trainer.distributions
     assert not {"torch", "transformers", "numpy", "botocore", "moto", "pytest"} & operator.distributions
-    assert not {"kopf", "kubernetes", "aiohttp", "boto3", "moto", "pytest"} & trainer.distributions
+    assert not {"kubernetes", "aiohttp", "boto3", "moto", "pytest"} & trainer.distributions
 
 
-@pytest.mark.parametrize(("extra", "absent"), [("operator", "torch"), ("trainer", "kopf")])
+@pytest.mark.parametrize(("extra", "absent"), [("operator", "torch"), ("trainer", "kubernetes")])
 def test_the_environment_really_lacks_the_other_image_s_library(
     request: pytest.FixtureRequest, extra: str, absent: str
 ):

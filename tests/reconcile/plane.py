@@ -24,7 +24,6 @@ from finetune_local.apiserver import ApiServer, RequestRecord
 from finetune_local.client import ApiClient, ApiError
 from finetune_local.jobs.controller import JobController
 from finetune_local.operator_process import free_port
-from finetune_operator.app import watch_finetunejobs
 from finetune_operator.cluster import Cluster
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import PodState
@@ -138,15 +137,11 @@ class Plane:
     # what it does
 
     def calls(self, since: int = 0) -> list[RequestRecord]:
-        """The operator's requests, without kopf's, watches and those about the Lease."""
-        return [
-            call
-            for call in self.server.requests[since:]
-            if call.user == OPERATOR and call.user_agent == names.MANAGER and call.resource != "leases"
-        ]
+        """The operator's requests, without watches and those about the Lease."""
+        return [call for call in self.server.requests[since:] if call.user == OPERATOR and call.resource != "leases"]
 
     def writes(self, since: int = 0) -> list[str]:
-        """The operator's writes that count, as ``<verb> <resource>``; kopf's too, which should make none."""
+        """The operator's writes that count, as ``<verb> <resource>``."""
         return [
             f"{call.verb} {call.resource}{'/' if call.subresource else ''}{call.subresource}"
             for call in self.server.requests[since:]
@@ -268,7 +263,7 @@ class Plane:
 
 
 class _Thread(threading.Thread):
-    """One operator with an event loop of its own: kopf cancels every task of its loop when it ends."""
+    """One operator with an event loop of its own."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(daemon=True)
@@ -279,7 +274,6 @@ class _Thread(threading.Thread):
         self.raised: BaseException | None = None
 
     def run(self) -> None:
-        # A runner, because it ends every task before it closes the loop: a cancelled kopf may leave some behind.
         with self._runner:
             try:
                 self._runner.run(self._main())
@@ -302,7 +296,7 @@ class _Thread(threading.Thread):
         cluster = await Cluster.connect(self._settings, metrics.trace())
         self.operator = Operator(self._settings, cluster, metrics)
         try:
-            await self.operator.run(functools.partial(watch_finetunejobs, cluster, self._settings))
+            await self.operator.run()
         finally:
             await cluster.close()
 

@@ -17,7 +17,7 @@ QUICK = {"identity": "one"}
 
 
 class Killer:
-    """Cuts the operator off at its n-th call (kopf's, watches and the Lease not counted), before the call is carried
+    """Cuts the operator off at its n-th call (watches and the Lease not counted), before the call is carried
     out or before it is answered; from then on the operator gets no call through."""
 
     def __init__(self, p: Plane, at: int | None, when: str) -> None:

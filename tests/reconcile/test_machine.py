@@ -19,6 +19,7 @@ from finetune_api import names
 from finetune_api.conditions import Phase
 from finetune_api.run import Report
 from finetune_operator.cluster import ApiError
+from finetune_operator.finetunejobs import slim
 from finetune_operator.observed import JobState, PodState, ReceivedReport
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.render import Reporting
@@ -65,10 +66,10 @@ class Replica:
 
     def _list(self) -> None:
         """What a start reads."""
-        self.world.jobs.replace([JobState.of(raw) for raw in self.cluster.jobs.values()], None)
-        self.world.pods.replace([PodState.of(raw) for raw in self.cluster.pods.values()], None)
-        if self.cluster.finetunejob:
-            self.world.learned(copy.deepcopy(self.cluster.finetunejob))
+        there = [self.cluster.finetunejob] if self.cluster.finetunejob else []
+        self.world.finetunejobs.listed([slim(copy.deepcopy(raw)) for raw in there], None)
+        self.world.jobs.listed([JobState.of(raw) for raw in self.cluster.jobs.values()], None)
+        self.world.pods.listed([PodState.of(raw) for raw in self.cluster.pods.values()], None)
 
     def stop(self) -> None:
         self.cluster.streams.remove(self.stream)
@@ -80,13 +81,11 @@ class Replica:
             return
         event, raw = waiting.popleft()
         if kind == "finetunejobs":
-            self.world.seen(event, raw)
-            return
-        cache, read = (self.world.jobs, JobState.of) if kind == "jobs" else (self.world.pods, PodState.of)
-        if event == "DELETED":
-            cache.drop(raw["metadata"]["uid"])
+            self.world.finetunejobs.event(event, slim(raw))
+        elif kind == "jobs":
+            self.world.jobs.event(event, JobState.of(raw))
         else:
-            cache.put(read(raw))
+            self.world.pods.event(event, PodState.of(raw))
 
     def hear_all(self) -> None:
         for kind in ("pods", "jobs", "finetunejobs"):
@@ -346,7 +345,7 @@ class Machine(RuleBasedStateMachine):
             replica.turn()
         assert self.cluster.version == before, "a fixpoint has no actions"
         if self.cluster.finetunejob is None:
-            assert all(len(replica.world) == 0 for replica in self.replicas)
+            assert all(len(replica.world.finetunejobs) == 0 for replica in self.replicas)
             return
         self._ended_as_it_should()
 

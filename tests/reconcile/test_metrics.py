@@ -205,7 +205,7 @@ async def test_a_running_operator_tells_what_it_did(tmp_path):
 
         for name in ("good", "bad", "long"):
             await p.delete(name)
-        await until(lambda: not len(operator.world), "all are forgotten")
+        await until(lambda: not len(operator.world.finetunejobs), "all are forgotten")
         found, _ = await scraped(port)
         assert of(found, "finetune_jobs") == 0
         assert not [has for name, has in found if name.startswith("finetune_job_") and has]
@@ -218,7 +218,7 @@ async def test_a_replica_that_stands_by_tells_of_no_job(tmp_path):
         async with p.operator(identity="two") as two:
             await p.apply()
             await p.phase("Starting")
-            await until(lambda: len(two.world) == 1, "two has seen it")
+            await until(lambda: len(two.world.finetunejobs) == 1, "two has seen it")
             led, _ = await scraped(one.metrics_endpoint.port)
             stands_by, _ = await scraped(two.metrics_endpoint.port)
         assert (of(led, "finetune_operator_leader"), of(led, "finetune_jobs")) == (1, 1)

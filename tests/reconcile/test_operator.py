@@ -82,7 +82,7 @@ async def test_a_restart_over_finished_jobs_writes_nothing(tmp_path):
         before = len(p.server.requests)
         async with p.operator() as operator:
             await settled(p, operator)
-            assert len(operator.world) == 5
+            assert len(operator.world.finetunejobs) == 5
         assert p.writes(before) == []
         assert [call for call in p.calls(before) if call.verb == "get" and call.name] == []
 
@@ -112,7 +112,7 @@ async def test_a_job_that_is_deleted_as_its_job_is_being_created_leaves_nothing(
             await until(lambda: "create jobs" in p.writes(), "the Job is created")
             await until(lambda: not p.jobs(), "the garbage collector takes the Job")
             await settled(p, operator)
-            assert len(operator.world) == 0
+            assert len(operator.world.finetunejobs) == 0
 
 
 @pytest.mark.parametrize("phase", ["Running", "Succeeded"])
@@ -124,7 +124,7 @@ async def test_a_job_that_is_deleted_takes_its_job_along_and_is_forgotten(tmp_pa
         await p.phase(phase)
         before = len(p.server.requests)
         await p.delete()
-        await until(lambda: not p.jobs() and not len(operator.world), "all is gone")
+        await until(lambda: not p.jobs() and not len(operator.world.finetunejobs), "all is gone")
         await settled(p, operator)
         assert [write for write in p.writes(before) if "jobs" in write and "status" not in write] == []
 

@@ -27,7 +27,7 @@ def test_all_jobs_together_keep_to_the_writes_a_second(others, interval):
         assert world.reported(ReceivedReport(f"uid-of-{name}", said, time[0]))
 
     cluster.store("finetunejobs", b.finetunejob())
-    world.learned(cluster.finetunejob)
+    world.finetunejobs.learned(cluster.finetunejob)
     now(turn(KEY))
     world.jobs.put(JobState.of(cluster.jobs[cluster.created[0]]))
     world.pods.put(PodState.of(b.running_pod()))

@@ -9,12 +9,13 @@ from finetune_api import names
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import Report
 from finetune_operator.attempts import Attempts
+from finetune_operator.finetunejobs import source_keys
 from finetune_operator.observed import JobState, Observed, PodState, ReceivedReport
 from finetune_operator.outcome import Confirm, CreateJob
 from finetune_operator.plan import Decision, plan
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
-from finetune_operator.world import sorted_pods, source_keys
+from finetune_operator.world import sorted_pods
 from tests import builders as b
 from tests.reconcile import recorded
 

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api import crd, names
 from finetune_local.client import ApiError
-from finetune_operator import policy, world
+from finetune_operator import policy, reflector
 from tests import builders as b
 from tests.reconcile.plane import OPERATOR, RUNS, SUCCEEDS, Plane, add_crd, asynchronous, plane, until
 
@@ -105,8 +105,8 @@ async def test_a_profile_that_the_cache_does_not_hold_yet_is_found(tmp_path):
 
 @asynchronous
 async def test_without_their_definition_jobs_run_and_once_it_is_there_profiles_count(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(world, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(world, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(reflector, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(reflector, "FIRST_PAUSE", 0.05)
     async with plane(tmp_path, with_crd=False) as p:
         await add_crd(p.client, crd.definition())
         p.script |= {"before": [SUCCEEDS], "after": [SUCCEEDS], "gone": [SUCCEEDS]}
@@ -148,7 +148,7 @@ async def test_no_job_begins_before_the_profiles_are_known(tmp_path):
         async with p.operator() as operator:
             await p.apply()
             await until(lambda: any(c.resource == names.PROFILE_PLURAL for c in p.calls()), "it has asked")
-            assert not operator.health.ready
+            await until(lambda: "not yours" in str(operator.health.waiting), "probes say what it waits for")
             assert p.jobs() == []
             refuse.set()
             assert "allowed: at most 0" in (await p.phase("Failed"))["message"]

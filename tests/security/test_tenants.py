@@ -7,8 +7,8 @@ import pytest
 
 from finetune_api import names
 from finetune_local.operator_process import free_port
+from finetune_operator.cache import Cache
 from finetune_operator.observed import JobState, PodState
-from finetune_operator.world import Cache
 from tests import builders as b
 from tests.reconcile.plane import RUNS, Plane, asynchronous, plane, until
 

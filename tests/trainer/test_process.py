@@ -18,7 +18,7 @@ print("MODULES", *sorted(name for name in sys.modules if sys.modules[name] is no
 sys.stdout.flush()
 sys.exit(code)
 """
-NOT_NEEDED = {"bitsandbytes", "datasets", "sklearn", "pandas", "tensorboard", "kopf", "kubernetes", "aiohttp", "trl"}
+NOT_NEEDED = {"bitsandbytes", "datasets", "sklearn", "pandas", "tensorboard", "kubernetes", "aiohttp", "trl"}
 LONG = {"maxSteps": 1_000_000, "maxLength": 64}
 
 

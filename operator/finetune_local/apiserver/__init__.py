@@ -1,4 +1,4 @@
-"""A small Kubernetes API server that runs inside a process: what kubectl, kopf and Helm need for our resources.
+"""A small Kubernetes API server that runs inside a process: what kubectl, the operator and Helm need for our resources.
 
     server = ApiServer(logs_dir=path)
     await server.start()
