@@ -28,7 +28,7 @@ _MANIFEST = {
     "metadata": {"name": NAME, "namespace": NAMESPACE},
     "spec": {
         "model": {"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"},
-        "data": {"train": [{"uri": "s3://team-a/train.jsonl"}], "validationFraction": 0.1},
+        "data": {"train": [{"uri": f"s3://team-a/{NAME}/train.jsonl"}], "validationFraction": 0.1},
         "output": {"uri": "s3://team-a/adapters/"},
         "resources": {"gpusPerNode": 1},
         "preflight": "Never",

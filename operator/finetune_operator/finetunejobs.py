@@ -15,6 +15,9 @@ Key = tuple[str, str]
 """Namespace and name of a FineTuneJob."""
 
 
+_TERMINAL = frozenset(phase for phase in Phase if phase.terminal)
+
+
 class FineTuneJobs:
     """All of them. None is older than what we last wrote of it."""
 
@@ -127,8 +130,7 @@ def source_keys(raw: Raw) -> list[Key]:
 
 def finished(raw: Raw) -> bool:
     """Whether a FineTuneJob has ended."""
-    phase = (raw.get("status") or {}).get("phase")
-    return phase in set(Phase) and Phase(phase).terminal
+    return (raw.get("status") or {}).get("phase") in _TERMINAL
 
 
 def namespace_of(key: Key) -> str:
