@@ -6,7 +6,7 @@ import json
 import pytest
 
 from finetune_api import crd, names
-from finetune_local.client import ApiError
+from finetune_local.apiserver import ApiError
 from finetune_operator import policy, reflector
 from tests import builders as b
 from tests.reconcile.plane import OPERATOR, RUNS, SUCCEEDS, Plane, add_crd, asynchronous, plane, until
