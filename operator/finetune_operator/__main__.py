@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 
 from finetune_operator import logs
-from finetune_operator.cluster import Cluster, NoCluster
+from finetune_operator.connection import Connection, NoCluster
 from finetune_operator.metrics import Metrics
 from finetune_operator.runtime import Operator
 from finetune_operator.settings import InvalidSetting, Settings, documentation
@@ -20,11 +20,11 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     metrics = Metrics()
-    cluster = await Cluster.connect(settings, metrics.trace())
+    connection = await Connection.connect(settings, metrics.trace())
     try:
-        await Operator(settings, cluster, metrics).run()
+        await Operator(settings, connection, metrics).run()
     finally:
-        await cluster.close()
+        await connection.close()
 
 
 def arguments() -> argparse.ArgumentParser:

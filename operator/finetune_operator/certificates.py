@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from finetune_operator.cluster import ApiError, Cluster
+from finetune_operator.cluster import Cluster
+from finetune_operator.connection import ApiError
 from finetune_operator.observed import Raw
 
 _CA_LIFETIME = timedelta(days=3650)

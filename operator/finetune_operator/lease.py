@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.cluster import Cluster
+from finetune_operator.connection import ApiError, Unreachable
 from finetune_operator.observed import Raw
 from finetune_operator.settings import Settings
 

@@ -7,7 +7,8 @@ from typing import Self
 
 from finetune_api import names
 from finetune_operator.cache import Cache
-from finetune_operator.cluster import PROFILES, ApiError, Cluster
+from finetune_operator.cluster import PROFILES
+from finetune_operator.connection import ApiError, Connection
 from finetune_operator.observed import Raw
 from finetune_operator.reflector import Reflector
 
@@ -52,9 +53,9 @@ class ProfileReflector(Reflector[ProfileState]):
     """
 
     def __init__(
-        self, cluster: Cluster, cache: Profiles, warn: Callable[[str], None], note: Callable[[str | None], None]
+        self, connection: Connection, cache: Profiles, warn: Callable[[str], None], note: Callable[[str | None], None]
     ) -> None:
-        super().__init__(cluster, PROFILES, None, ProfileState.of, cache, warn)
+        super().__init__(connection, PROFILES, None, ProfileState.of, cache, warn)
         self._note = note
         self._absent = False
 

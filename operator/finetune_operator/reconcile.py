@@ -12,7 +12,8 @@ from datetime import datetime
 from finetune_api import names
 from finetune_operator import events
 from finetune_operator.attempts import Attempts
-from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.cluster import Cluster
+from finetune_operator.connection import ApiError, Unreachable
 from finetune_operator.finetunejobs import Key, source_keys
 from finetune_operator.logs import JobLog
 from finetune_operator.observed import JobState, Observed, PodState, Raw, controller_uid

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Generic, Protocol, TypeVar
 
-from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.connection import ApiError, Connection, Resource, Unreachable
 from finetune_operator.observed import Raw
 
 FIRST_PAUSE = 0.5
@@ -34,8 +34,8 @@ class Reflector(Generic[T]):
 
     def __init__(
         self,
-        cluster: Cluster,
-        resource: tuple[str, str],
+        connection: Connection,
+        resource: Resource,
         namespace: str | None,
         read: Callable[[Raw], T],
         store: Store[T],
@@ -43,7 +43,7 @@ class Reflector(Generic[T]):
         selector: str = "",
     ) -> None:
         """``read`` makes what is kept of an object, ``selector`` is one of labels, and ``warn`` is told what fails."""
-        self._cluster = cluster
+        self._connection = connection
         self._resource = resource
         self._namespace = namespace
         self._read: Callable[[Raw], T] = read
@@ -86,7 +86,7 @@ class Reflector(Generic[T]):
         self._warn(f"{self._resource[1]}{where}: {problem}; trying again in {pause:.1f} s")
 
     async def _list(self) -> str:
-        found, version = await self._cluster.list_all(self._resource, self._namespace, self._selected, self._read)
+        found, version = await self._connection.list_all(self._resource, self._namespace, self._selected, self._read)
         self._store.listed(found, self._namespace)
         self.synced.set()
         return version
@@ -95,7 +95,7 @@ class Reflector(Generic[T]):
         """Watch until the server ends it; the answer is where to go on."""
         try:
             async with aclosing(
-                self._cluster.watch(self._resource, self._namespace, self._selected, version)
+                self._connection.watch(self._resource, self._namespace, self._selected, version)
             ) as events:
                 async for event in events:
                     if event["type"] != "BOOKMARK":

@@ -24,7 +24,8 @@ from pydantic import ValidationError
 
 from finetune_api import names
 from finetune_api.run import Report
-from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.cluster import Cluster
+from finetune_operator.connection import ApiError, Unreachable
 from finetune_operator.observed import ReceivedReport
 from finetune_operator.settings import REPORTS_PATH
 

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 from finetune_api import names
 from finetune_operator import certificates
 from finetune_operator.certificates import Material, SecretMissing
-from finetune_operator.cluster import ApiError, Cluster, Unreachable
+from finetune_operator.cluster import Cluster
+from finetune_operator.connection import ApiError, Connection, Unreachable
 from finetune_operator.finetunejobs import Key, namespace_of
 from finetune_operator.health import Endpoint, Health, MetricsEndpoint
 from finetune_operator.jobmetrics import JobCollector
@@ -53,9 +54,10 @@ def utc_now() -> datetime:
 class Operator:
     """One replica."""
 
-    def __init__(self, settings: Settings, cluster: Cluster, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, connection: Connection, metrics: Metrics) -> None:
         self._settings = settings
-        self._cluster = cluster
+        self._connection = connection
+        self._cluster = cluster = Cluster(connection, settings)
         self._metrics = metrics
         self.queue: WorkQueue[Key] = WorkQueue(lane_of=namespace_of, waited=metrics.waited)
         self.profiles = Profiles()
@@ -140,8 +142,8 @@ class Operator:
                 self.health.waits_for(_CACHES, problem)
 
         reflectors = [
-            ProfileReflector(self._cluster, self.profiles, warn, functools.partial(self.health.note, "profiles")),
-            *self.world.reflectors(self._cluster, self._settings.watch_namespaces, warn),
+            ProfileReflector(self._connection, self.profiles, warn, functools.partial(self.health.note, "profiles")),
+            *self.world.reflectors(self._connection, self._settings.watch_namespaces, warn),
         ]
         for reflector in reflectors:
             group.create_task(reflector.run())

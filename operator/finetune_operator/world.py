@@ -7,7 +7,8 @@ from typing import Any
 
 from finetune_api import names
 from finetune_operator.cache import Cache, Child
-from finetune_operator.cluster import FINETUNEJOBS, JOBS, MANAGED, PODS, Cluster
+from finetune_operator.cluster import FINETUNEJOBS, JOBS, MANAGED, PODS
+from finetune_operator.connection import Connection
 from finetune_operator.finetunejobs import FineTuneJobs, Key, finished, slim
 from finetune_operator.observed import JobState, Observed, PodState, Raw, ReceivedReport, leading
 from finetune_operator.policy import profile_name
@@ -37,15 +38,15 @@ class World:
         self._stillness = Stillness(clock)
 
     def reflectors(
-        self, cluster: Cluster, namespaces: tuple[str, ...], warn: Callable[[str], None]
+        self, connection: Connection, namespaces: tuple[str, ...], warn: Callable[[str], None]
     ) -> list[Reflector[Any]]:
         """What keeps it up to date, for the namespaces served (empty: all)."""
         found: list[Reflector[Any]] = []
         for namespace in namespaces or (None,):
             found += [
-                Reflector(cluster, FINETUNEJOBS, namespace, slim, self.finetunejobs, warn),
-                Reflector(cluster, JOBS, namespace, JobState.of, self.jobs, warn, MANAGED),
-                Reflector(cluster, PODS, namespace, PodState.of, self.pods, warn, MANAGED),
+                Reflector(connection, FINETUNEJOBS, namespace, slim, self.finetunejobs, warn),
+                Reflector(connection, JOBS, namespace, JobState.of, self.jobs, warn, MANAGED),
+                Reflector(connection, PODS, namespace, PodState.of, self.pods, warn, MANAGED),
             ]
         return found
 

@@ -9,7 +9,7 @@ from finetune_api import names
 from finetune_api.conditions import Phase
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator import failures
-from finetune_operator.cluster import ApiError
+from finetune_operator.connection import ApiError
 from finetune_operator.observed import JobState, PodState
 from tests import builders as b
 

@@ -24,7 +24,7 @@ from finetune_local.apiserver import ApiServer, RequestRecord
 from finetune_local.client import ApiClient, ApiError
 from finetune_local.jobs.controller import JobController
 from finetune_local.operator_process import free_port
-from finetune_operator.cluster import Cluster
+from finetune_operator.connection import Connection
 from finetune_operator.metrics import Metrics
 from finetune_operator.observed import PodState
 from finetune_operator.permissions import PERMISSIONS, Scope
@@ -293,12 +293,12 @@ class _Thread(threading.Thread):
     async def _main(self) -> None:
         self._task = asyncio.current_task()
         metrics = Metrics()
-        cluster = await Cluster.connect(self._settings, metrics.trace())
-        self.operator = Operator(self._settings, cluster, metrics)
+        connection = await Connection.connect(self._settings, metrics.trace())
+        self.operator = Operator(self._settings, connection, metrics)
         try:
             await self.operator.run()
         finally:
-            await cluster.close()
+            await connection.close()
 
 
 def _states(lives: list[Life], pod: PodState) -> list[Raw]:

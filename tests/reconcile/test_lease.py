@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from finetune_operator.cluster import ApiError, Unreachable
+from finetune_operator.connection import ApiError, Unreachable
 from finetune_operator.lease import Elector
 from finetune_operator.settings import Settings
 from tests.reconcile.plane import asynchronous, until

@@ -3,8 +3,9 @@
 import pytest
 
 from finetune_local.apiserver import ApiError
-from finetune_operator import cluster
-from finetune_operator.cluster import FINETUNEJOBS, Cluster, Unreachable
+from finetune_operator import connection
+from finetune_operator.cluster import FINETUNEJOBS
+from finetune_operator.connection import Connection, Unreachable
 from tests.reconcile.plane import OPERATOR, asynchronous, plane
 
 
@@ -18,10 +19,10 @@ def verbs(p, since: int) -> list[str]:
 
 @asynchronous
 async def test_a_list_is_one_call_that_brings_all_and_where_to_watch_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_PAGE", 3)
+    monkeypatch.setattr(connection, "_PAGE", 3)
     async with plane(tmp_path) as p:
         made = {uid_of(await p.apply(name=f"job-{number}")) for number in range(7)}
-        reader = await Cluster.connect(p.settings())
+        reader = await Connection.connect(p.settings())
         before = len(p.server.requests)
         found, version = await reader.list_all(FINETUNEJOBS, None, {}, uid_of)
         assert set(found) == made
@@ -32,7 +33,7 @@ async def test_a_list_is_one_call_that_brings_all_and_where_to_watch_from(tmp_pa
 
 @asynchronous
 async def test_an_api_server_that_cannot_stream_is_asked_for_pages_and_not_asked_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_PAGE", 3)
+    monkeypatch.setattr(connection, "_PAGE", 3)
     async with plane(tmp_path) as p:
         made = {uid_of(await p.apply(name=f"job-{number}")) for number in range(7)}
 
@@ -41,7 +42,7 @@ async def test_an_api_server_that_cannot_stream_is_asked_for_pages_and_not_asked
                 raise ApiError(422, "Invalid", "sendInitialEvents is forbidden for watch")
 
         p.server.interceptor = older
-        reader = await Cluster.connect(p.settings())
+        reader = await Connection.connect(p.settings())
         before = len(p.server.requests)
         for _ in range(2):
             found, _ = await reader.list_all(FINETUNEJOBS, None, {}, uid_of)
@@ -54,13 +55,13 @@ async def test_an_api_server_that_cannot_stream_is_asked_for_pages_and_not_asked
 async def test_a_list_that_ends_early_or_is_refused_is_no_list(tmp_path):
     async with plane(tmp_path) as p:
         await p.apply()
-        reader = await Cluster.connect(p.settings())
+        reader = await Connection.connect(p.settings())
 
         async def refuse(call, when):
             raise ApiError(403, "Forbidden", "no")
 
         p.server.interceptor = refuse
-        with pytest.raises(cluster.ApiError, match="403"):
+        with pytest.raises(connection.ApiError, match="403"):
             await reader.list_all(FINETUNEJOBS, None, {}, uid_of)
         p.server.interceptor = None
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_api import names
 from finetune_api.conditions import Phase
 from finetune_api.run import Report
-from finetune_operator.cluster import ApiError
+from finetune_operator.connection import ApiError
 from finetune_operator.finetunejobs import slim
 from finetune_operator.observed import JobState, PodState, ReceivedReport
 from finetune_operator.reconcile import Reconciler

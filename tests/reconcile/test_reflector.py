@@ -6,7 +6,8 @@ import contextlib
 import pytest
 
 from finetune_operator.cache import Cache
-from finetune_operator.cluster import PODS, ApiError, Unreachable
+from finetune_operator.cluster import PODS
+from finetune_operator.connection import ApiError, Unreachable
 from finetune_operator.observed import PodState
 from finetune_operator.reflector import Reflector
 from tests import builders as b

@@ -14,7 +14,7 @@ import pytest
 from finetune_api import names
 from finetune_local.operator_process import free_port
 from finetune_operator import certificates, reports, runtime
-from finetune_operator.cluster import Unreachable
+from finetune_operator.connection import Unreachable
 from tests import builders as b
 from tests.reconcile.plane import RUNS, asynchronous, plane, until
 
