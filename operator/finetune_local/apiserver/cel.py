@@ -44,15 +44,20 @@ def blocks_rules(causes: list[Cause]) -> bool:
 
 
 def check(value: Any, old: Any, schema: Schema) -> list[Cause]:
-    """Every rule of the schema that a value breaks. `old` is None on create: transition rules then rest."""
-    return list(_check(value, _MISSING if old is None else old, schema, ""))
+    """Every rule of the schema that a value breaks. `old` is None on create: transition rules then rest.
+
+    Ratcheted as on the real server: what an update leaves as it was is held against transition rules alone.
+    """
+    return list(_check(value, _MISSING if old is None else old, schema, "", unchanged=value == old))
 
 
-def _check(value: Any, old: Any, schema: Schema, path: str) -> Iterator[Cause]:
+def _check(value: Any, old: Any, schema: Schema, path: str, unchanged: bool) -> Iterator[Cause]:
+    """`unchanged` says whether the value, or what it is a part of, is as it was."""
     if rules := schema.get(RULES):
         case = _Case(_Known(schema), _text(value), None if old is _MISSING else _text(old))
         for rule in rules:
-            yield from _broken(rule, case, path)
+            if not unchanged or _is_transition(rule):
+                yield from _broken(rule, case, path)
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         extra = schema.get("additionalProperties")
@@ -60,10 +65,11 @@ def _check(value: Any, old: Any, schema: Schema, path: str) -> Iterator[Cause]:
             inner = properties.get(key, extra)
             before = old.get(key, _MISSING) if isinstance(old, dict) else _MISSING
             if isinstance(inner, dict) and value[key] is not None:
-                yield from _check(value[key], before, inner, child(path, key))
+                yield from _check(value[key], before, inner, child(path, key), unchanged or value[key] == before)
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
         for i, item in enumerate(value):
-            yield from _check(item, _counterpart(item, old, schema), schema["items"], f"{path}[{i}]")
+            before = _counterpart(item, old, schema)
+            yield from _check(item, before, schema["items"], f"{path}[{i}]", unchanged or item == before)
 
 
 def _counterpart(item: Any, old: Any, schema: Schema) -> Any:
@@ -102,7 +108,7 @@ def _text(value: Any) -> str:
 
 def _broken(rule: dict[str, Any], case: _Case, path: str) -> Iterator[Cause]:
     expression = rule["rule"]
-    if re.search(r"\boldSelf\b", expression) is None:
+    if not _is_transition(rule):
         case = _Case(case.schema, case.value, None)
     elif case.old is None:
         return
@@ -115,6 +121,11 @@ def _broken(rule: dict[str, Any], case: _Case, path: str) -> Iterator[Cause]:
         return
     if holds is not True:
         yield _cause(rule, case, path + (rule.get("fieldPath") or ""), kind)
+
+
+def _is_transition(rule: dict[str, Any]) -> bool:
+    """Whether a rule is about a change."""
+    return re.search(r"\boldSelf\b", rule["rule"]) is not None
 
 
 def _cause(rule: dict[str, Any], case: _Case, path: str, kind: str) -> Cause:
@@ -151,15 +162,20 @@ def _evaluate(expression: str, case: _Case) -> Any:
     from celpy import celtypes
     from celpy.evaluation import CELEvalError
 
-    schema = case.schema.schema
-    bindings = {"self": _typed(json.loads(case.value), schema)}
+    bindings = {"self": _typed_text(case.value, case.schema)}
     if case.old is not None:
-        bindings["oldSelf"] = _typed(json.loads(case.old), schema)
+        bindings["oldSelf"] = _typed_text(case.old, case.schema)
     try:
         result = compile_rule(expression).evaluate(bindings)
     except CELEvalError as error:
         raise ValueError(str(error.args[0])) from error
     return bool(result) if isinstance(result, celtypes.BoolType) else result
+
+
+@functools.lru_cache(maxsize=256)
+def _typed_text(text: str, known: _Known) -> Any:
+    """For all rules of a value: to make CEL values of one takes longer than to evaluate a rule."""
+    return _typed(json.loads(text), known.schema)
 
 
 def _typed(value: Any, schema: Schema) -> Any:

@@ -18,7 +18,7 @@ LIMITS: tuple[str, ...] = (
     "CEL rules are core CEL by cel-python: no Kubernetes libraries (quantities, URLs, regex find), no cost limits, no "
     "optionalOldSelf. Definitions whose rules do not parse are refused.",
     "Patterns and CEL matches() are Python's regular expressions, not RE2.",
-    "Unchanged values that a changed schema forbids are refused on update: validation is not ratcheted.",
+    "Unchanged values that a changed schema forbids are refused on update: of validation only CEL rules are ratcheted.",
     "Duplicate fields in a JSON body are not found; the last one counts.",
     "managedFields list containers of built-in kinds more finely than Go's structs do, and the number of managers is "
     "not bounded.",

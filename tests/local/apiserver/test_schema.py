@@ -173,6 +173,18 @@ def test_rules_are_evaluated(
         assert expected in ("*", message)
 
 
+def test_what_an_update_leaves_as_it_was_is_held_against_transition_rules_alone() -> None:
+    """A rule that came later does not keep people from changing something else."""
+    inner = ruled({"rule": "self.epochs > 1", "message": "more"}, {"rule": "self.epochs != oldSelf.epochs"})
+    structure = {"type": "object", "properties": {"a": inner, "l": {"type": "array", "items": inner}}}
+    old = {"a": {"epochs": 1}, "l": [{"epochs": 1}]}
+    assert [cause.field for cause in cel.check(old, None, structure)] == ["a", "l[0]"]
+    told = [(cause.field, cause.message) for cause in cel.check({**old, "b": 1}, old, structure)]
+    assert told == [("a", 'Invalid value: "object": failed rule: self.epochs != oldSelf.epochs')]
+    changed = {**old, "l": [{"epochs": 0}]}
+    assert "l[0]" in [cause.field for cause in cel.check(changed, old, structure)]
+
+
 def test_rules_inside_lists_see_the_old_item_only_where_keys_tell_which() -> None:
     item = {
         "type": "object",
