@@ -3,21 +3,16 @@
 import json
 import ssl
 import threading
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
-from pathlib import Path
 from queue import Queue
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from finetune_api.conditions import Phase
 from finetune_api.run import Report, TrainerStatus
 from finetune_trainer.progress import TRAINING_COST, Progress, StepDone
 from finetune_trainer.report import Endpoint, Reporter
+from tests.certificates import make_certificate
 
 LONG = 3600.0
 
@@ -46,25 +41,6 @@ def server():
     made.release.set()
     made.shutdown()
     made.server_close()
-
-
-def make_certificate(directory: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "reports")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    path = directory / "reports.pem"
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + secret)
-    return path
 
 
 def status(percent: int) -> TrainerStatus:
@@ -135,6 +111,20 @@ def test_a_slow_endpoint_holds_nobody_up_and_gets_the_newest(server):
     server.release.set()
     assert percent(server.received.get(timeout=10)) == 49
     reporter.close()
+
+
+def test_what_was_not_taken_is_sent_again_when_the_next_is_due_unless_there_is_a_newer_one(server):
+    reporter = Reporter(Endpoint(server.url, None, None), interval=0.05)
+    server.status = 503
+    reporter.update(status(1))
+    assert percent(server.received.get(timeout=10)) == percent(server.received.get(timeout=10)) == 1
+    reporter.update(status(2))
+    while percent(server.received.get(timeout=10)) != 2:
+        pass
+    server.status = 200
+    assert percent(server.received.get(timeout=10)) == 2
+    reporter.close()
+    assert {percent(one) for one in server.received.queue} <= {2}
 
 
 @pytest.mark.parametrize("fault", ["refused", "error", "no token", "no url"])

@@ -4,29 +4,28 @@ A thread of its own sends the newest status, at most every few seconds. Whatever
 """
 
 import logging
-import ssl
 import threading
 import time
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.run import Report, TrainerStatus
+from finetune_trainer.connection import TIMEOUT_SECONDS, Connection
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT_SECONDS = 5.0
 
-
-@dataclass(frozen=True)
 class Endpoint:
-    """Where reports go."""
+    """Where reports go.
 
-    url: str
-    token: Path | None
-    """File of the bearer token; read again for every report, because the kubelet renews it."""
-    authority: Path | None
-    """File of the certificate authority (PEM); None: those of the system."""
+    Args:
+        url: ``http://`` or ``https://``.
+        token: file of the bearer token; read again for every report, because the kubelet renews it.
+        authority: file of the certificate authority (PEM); None: those of the system.
+    """
+
+    def __init__(self, url: str, token: Path | None, authority: Path | None) -> None:
+        self._token = token
+        self._connection = Connection(url, authority)
 
     def post(self, status: TrainerStatus) -> None:
         """Sends one report.
@@ -34,17 +33,14 @@ class Endpoint:
         Raises:
             OSError, ValueError: whatever goes wrong.
         """
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"{self.url} is not an HTTP URL")
         headers = {"Content-Type": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token.read_text().strip()}"
-        body = Report(trainer_status=status).to_json().encode()
-        request = urllib.request.Request(self.url, data=body, headers=headers, method="POST")  # noqa: S310
-        secure = self.url.startswith("https://")
-        context = ssl.create_default_context(cafile=self.authority) if secure else None
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=context):  # noqa: S310
-            pass
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token.read_text().strip()}"
+        self._connection.post(Report(trainer_status=status).to_json().encode(), headers)
+
+    def close(self) -> None:
+        """There is nothing more to send for now."""
+        self._connection.close()
 
 
 class Reporter:
@@ -75,13 +71,16 @@ class Reporter:
             self._closing = True
             self._changed.notify()
         if self._endpoint:
-            self._thread.join(_TIMEOUT_SECONDS + 1)
+            self._thread.join(TIMEOUT_SECONDS + 1)
 
     def _run(self) -> None:
         next_time = 0.0
         while (status := self._take(next_time)) is not None:
             next_time = time.monotonic() + self._interval
-            self._send(status)
+            if not self._sent(status):
+                self._put_back(status)
+        if self._endpoint:
+            self._endpoint.close()
 
     def _take(self, next_time: float) -> TrainerStatus | None:
         """Waits for a status whose time has come; None: there will be no more."""
@@ -93,7 +92,13 @@ class Reporter:
             status, self._newest, self._at_once = self._newest, None, False
             return status
 
-    def _send(self, status: TrainerStatus) -> None:
+    def _put_back(self, status: TrainerStatus) -> None:
+        """What could not be sent is sent when the next one is due, unless there is a newer one by then."""
+        with self._changed:
+            if self._newest is None and not self._closing:
+                self._newest = status
+
+    def _sent(self, status: TrainerStatus) -> bool:
         try:
             if self._endpoint:
                 self._endpoint.post(status)
@@ -102,3 +107,4 @@ class Reporter:
             if not self._complained:
                 logger.warning("progress cannot be reported (training goes on): %s", error)
             self._complained = True
+        return not self._complained
