@@ -85,6 +85,14 @@ class Reconciler:
                 observed = await self._act(key, raw, attempt, action, observed)
         raise RuntimeError(f"{key}: no decision after {_MOST_STEPS} actions")
 
+    def progress_due_in(self, key: Key) -> float:
+        """Seconds until a status that tells of nothing but progress may be written: until then a turn has no use."""
+        written = self._written.get(key)
+        if written is None:
+            return 0.0
+        since = (self._clock() - written).total_seconds()
+        return max(0.0, self._paced().progress_interval - since) if since >= 0 else 0.0  # a clock was turned back
+
     def _paced(self) -> Settings:
         """The settings, with progress written the more rarely the more jobs report it: what 5,000 jobs write every ten
         seconds is more than an API server or this process can take."""

@@ -61,7 +61,7 @@ class Operator:
         self._metrics = metrics
         self.queue: WorkQueue[Key] = WorkQueue(lane_of=namespace_of, waited=metrics.waited)
         self.profiles = Profiles()
-        self.world = World(self.queue.add, self.profiles.named)
+        self.world = World(self.queue.add, self.profiles.named, progressed=self._progressed)
         self._reporting: Reporting | None = None
         wrote = Journal(metrics).wrote
         self._reconciler = Reconciler(cluster, self.world, settings, lambda: self._reporting, utc_now, wrote)
@@ -200,6 +200,15 @@ class Operator:
     async def _turn(self, key: Key) -> float | None:
         with self._metrics.turn():
             return await self._reconciler(key)
+
+    def _progressed(self, key: Key) -> None:
+        """A turn for every report would cost twice what taking the report does, and find nothing that may be
+        written."""
+        wait = self._reconciler.progress_due_in(key)
+        if wait > 0:
+            self.queue.add_after(key, wait)
+        else:
+            self.queue.add(key)
 
     def _failed(self, key: Key, error: Exception) -> None:
         if isinstance(error, ApiError | Unreachable):

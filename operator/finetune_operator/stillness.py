@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 
 from finetune_operator import failures
-from finetune_operator.observed import JobState, PodState, ReceivedReport
+from finetune_operator.observed import JobState, PodState
 
 LOOK = 30.0
 """Seconds between two looks at a job whose stillness matters."""
@@ -29,18 +29,22 @@ class Stillness:
         self._seen[uid] = (what, now, still)
         return still
 
+    def stirred(self, uid: str) -> None:
+        """Something about a job changed just now that a look does not show: it told of progress."""
+        if before := self._seen.get(uid):
+            self._seen[uid] = (before[0], self._clock(), 0.0)
+
     def forget(self, uid: str) -> None:
         """The job is gone."""
         self._seen.pop(uid, None)
 
 
-def situation_of(job: JobState | None, pods: Sequence[PodState], report: ReceivedReport | None) -> Hashable:
-    """What must change for a job not to be still: its Job, its pods and what they are at, the numbers it reports."""
-    told = report.status if report else None
+def situation_of(job: JobState | None, pods: Sequence[PodState]) -> Hashable:
+    """What must change for a job not to be still, unless it reports other numbers: its Job, its pods and what they are
+    at."""
     waits = [failures.of_waiting(pod) for pod in pods]
     return (
         (job.uid, job.short) if job else None,
         tuple((pod.uid, pod.running, pod.ended) for pod in pods),
         tuple(trouble and trouble.reason for trouble in waits),
-        told and (told.progress_percentage, told.metrics),
     )

@@ -1,11 +1,12 @@
 """What the operator knows: FineTuneJobs, caches of their Jobs and pods, and the last report of each pod."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import datetime
 from typing import Any
 
 from finetune_api import names
+from finetune_api.run import ReportedMetric
 from finetune_operator.cache import Cache, Child
 from finetune_operator.cluster import FINETUNEJOBS, JOBS, MANAGED, PODS
 from finetune_operator.connection import Connection
@@ -24,10 +25,13 @@ class World:
         changed: Callable[[Key], None],
         profile: Callable[[str], Raw | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
+        progressed: Callable[[Key], None] | None = None,
     ) -> None:
-        """``changed`` is told whose world changed; ``profile`` is the FineTuneProfile of a name; ``clock`` gives
-        seconds, and is never set."""
+        """``changed`` is told whose world changed, ``progressed`` (the same, where there is none) whose training has
+        come further and nothing else; ``profile`` is the FineTuneProfile of a name; ``clock`` gives seconds, and is
+        never set."""
         self._changed = changed
+        self._progressed = progressed or changed
         self._profile = profile
         self.finetunejobs = FineTuneJobs(changed, self._settled)
         self.jobs: Cache[JobState] = Cache(self._child_changed)
@@ -77,10 +81,14 @@ class World:
         """Keep a pod's report. False where the pod is none of a FineTuneJob that we know."""
         pod = self.pods.get(report.pod_uid)
         key = self._parent(pod) if pod else None
-        if key is None:
+        if pod is None or key is None:
             return False
+        before = self._reports.get(report.pod_uid)
         self._reports[report.pod_uid] = report
-        self._changed(key)
+        if pod.leads and pod.job_uid and (before is None or _numbers(before) != _numbers(report)):
+            self._stillness.stirred(pod.job_uid)
+        told = self._changed if before is None or _phase(before) != _phase(report) else self._progressed
+        told(key)
         return True
 
     @property
@@ -108,7 +116,7 @@ class World:
             report=report,
             sources=self.finetunejobs.sources(raw),
             profile=self._profile(profile_name(raw)),
-            still_for=0.0 if finished(raw) else self._stillness.seen(uid, situation_of(job, pods, report)),
+            still_for=0.0 if finished(raw) else self._stillness.seen(uid, situation_of(job, pods)),
             written_at=written_at,
         )
 
@@ -123,9 +131,18 @@ class World:
 def share_of(pods: list[PodState], attempt: int) -> tuple[tuple[PodState, ...], tuple[PodState, ...]]:
     """The pods of an attempt, oldest first, and those of other attempts that have not ended."""
     own = [pod for pod in pods if pod.attempt in (None, attempt)]
-    return sorted_pods(own), sorted_pods([pod for pod in pods if pod not in own and not pod.ended])
+    others = [pod for pod in pods if pod.attempt not in (None, attempt) and not pod.ended]
+    return sorted_pods(own), sorted_pods(others)
 
 
 def sorted_pods(pods: list[PodState]) -> tuple[PodState, ...]:
     """Oldest first. Times have whole seconds: of two pods of one second the one still at work is the newer."""
     return tuple(sorted(pods, key=lambda pod: (pod.created_at, not pod.ended, pod.name)))
+
+
+def _numbers(report: ReceivedReport) -> Hashable:
+    return report.status.progress_percentage, report.status.metrics
+
+
+def _phase(report: ReceivedReport) -> str | None:
+    return report.status.metric(ReportedMetric.PHASE)

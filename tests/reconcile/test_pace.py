@@ -41,8 +41,12 @@ def test_all_jobs_together_keep_to_the_writes_a_second(others, interval):
     assert cluster.finetunejob["status"]["progress"]["percent"] == 1
     time[0] += timedelta(seconds=interval - 1)
     report(2)
+    assert turn.progress_due_in(KEY) == 1.0
     assert now(turn(KEY)) == 1.0
     assert cluster.finetunejob["status"]["progress"]["percent"] == 1
     time[0] += timedelta(seconds=1)
+    assert turn.progress_due_in(KEY) == 0.0
     now(turn(KEY))
     assert cluster.finetunejob["status"]["progress"]["percent"] == 2
+    time[0] -= timedelta(hours=1)
+    assert turn.progress_due_in(KEY) == 0.0, "a clock that was turned back holds nothing up"

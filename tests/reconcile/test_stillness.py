@@ -2,8 +2,7 @@
 
 import pytest
 
-from finetune_api.run import Report
-from finetune_operator.observed import JobState, PodState, ReceivedReport
+from finetune_operator.observed import JobState, PodState
 from finetune_operator.stillness import LOOK, Stillness, situation_of
 from tests import builders as b
 
@@ -39,30 +38,34 @@ def test_who_was_paused_or_whose_clock_jumps_has_not_seen_an_hour_of_nothing(jum
     assert stillness.seen("uid", "a") <= 2 * LOOK
 
 
-def reported(percent, **metrics):
-    pod = PodState.of(b.running_pod())
-    return ReceivedReport(pod.uid, Report.model_validate(b.report(percent, eta=0, **metrics)).trainer_status, None)
+def test_what_stirs_between_two_looks_counts_from_then_on():
+    clock = Clock()
+    stillness = Stillness(clock)
+    stillness.stirred("uid")
+    stillness.seen("uid", "a")
+    clock.now += 20
+    stillness.stirred("uid")
+    clock.now += 7
+    assert stillness.seen("uid", "a") == 7.0
+    clock.now += 20
+    assert stillness.seen("uid", "a") == 27.0
 
 
-def running(report=None):
-    return situation_of(JOB, [PodState.of(b.running_pod())], report)
+RUNNING = situation_of(JOB, [PodState.of(b.running_pod())])
 
 
 @pytest.mark.parametrize(
     ("before", "after", "still"),
     [
-        (running(reported(40, current_step="7")), running(reported(40, current_step="7")), True),
-        (running(reported(40, current_step="7")), running(reported(40, current_step="8")), False),
-        (running(reported(40, phase="Evaluating")), running(reported(41, phase="Evaluating")), False),
-        (running(), running(reported(0)), False),
-        (running(), situation_of(JOB, [PodState.of(b.running_pod("another"))], None), False),
+        (RUNNING, situation_of(JOB, [PodState.of(b.running_pod())]), True),
+        (RUNNING, situation_of(JOB, [PodState.of(b.running_pod("another"))]), False),
         (
-            situation_of(JOB, [PodState.of(b.waiting_pod("ErrImagePull", "no such image"))], None),
-            situation_of(JOB, [PodState.of(b.waiting_pod("ImagePullBackOff", "Back-off"))], None),
+            situation_of(JOB, [PodState.of(b.waiting_pod("ErrImagePull", "no such image"))]),
+            situation_of(JOB, [PodState.of(b.waiting_pod("ImagePullBackOff", "Back-off"))]),
             True,
         ),
-        (situation_of(JOB, [], None), situation_of(JobState.of(b.job(attempt=1)), [], None), False),
+        (situation_of(JOB, []), situation_of(JobState.of(b.job(attempt=1)), []), False),
     ],
 )
-def test_what_counts_as_progress(before, after, still):
+def test_what_counts_as_a_change(before, after, still):
     assert (before == after) is still

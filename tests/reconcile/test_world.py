@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
 from finetune_api.run import Report
 from finetune_operator.observed import JobState, PodState, ReceivedReport
 from finetune_operator.world import World
@@ -28,6 +30,55 @@ def test_only_a_known_training_pod_may_report_and_what_it_said_goes_with_it():
     assert w.observe(b.finetunejob(), 0, None).report == report
     w.pods.put(PodState.of(b.running_pod("q", created="2026-11-21T11:00:00Z")))
     assert w.observe(b.finetunejob(), 0, None).report is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (None, b.report(1, phase="Running"), "changed"),
+        (b.report(1, phase="Running"), b.report(2, phase="Running"), "progressed"),
+        (b.report(1), b.report(2, checkpoint="00000001-01234567"), "progressed"),
+        (b.report(99, phase="Evaluating"), b.report(99, phase="Publishing"), "changed"),
+        (b.report(99), b.report(99, phase="Publishing"), "changed"),
+    ],
+)
+def test_a_report_that_only_tells_of_progress_is_told_apart_from_one_of_another_phase(before, after, told):
+    heard: dict[str, list] = {"changed": [], "progressed": []}
+    w = World(heard["changed"].append, progressed=heard["progressed"].append)
+    w.finetunejobs.event("ADDED", b.finetunejob())
+    w.pods.put(PodState.of(b.running_pod("p")))
+    if before:
+        assert w.reported(received(before))
+    heard["changed"].clear()
+    assert w.reported(received(after))
+    assert {name: keys for name, keys in heard.items() if keys} == {told: [KEY]}
+
+
+@pytest.mark.parametrize(
+    ("pod", "after", "still_for"),
+    [
+        ("p", b.report(40, current_step="7"), 20.0),
+        ("p", b.report(40, current_step="8"), 5.0),
+        ("p", b.report(41, current_step="7"), 5.0),
+        ("q", b.report(41, current_step="8"), 20.0),
+    ],
+)
+def test_numbers_that_change_are_progress_of_the_pod_that_leads(pod, after, still_for):
+    now = [0.0]
+    w = World(lambda key: None, clock=lambda: now[0])
+    w.finetunejobs.event("ADDED", b.finetunejob())
+    for index, name in enumerate("pq"):
+        w.pods.put(PodState.of(b.running_pod(name, index=index)))
+        assert w.reported(received(b.report(40, current_step="7"), name))
+    w.observe(b.finetunejob(), 0, None)
+    now[0] = 15.0
+    assert w.reported(received(after, pod))
+    now[0] = 20.0
+    assert w.observe(b.finetunejob(), 0, None).still_for == still_for
+
+
+def received(body, pod="p") -> ReceivedReport:
+    return ReceivedReport(f"uid-of-{pod}", Report.model_validate(body).trainer_status, datetime.now(UTC))
 
 
 def test_of_several_pods_the_first_reports_whichever_was_made_last():
