@@ -61,6 +61,12 @@ REPORTS = Definition(
     "Progress reports of training pods, by the HTTP status they were answered with.",
     ("code",),
 )
+CONNECTIONS = Definition(
+    "gauge",
+    "finetune_operator_reports_connections",
+    "Connections of the reports endpoint that are open. Beyond settings.reportsConnections pods connect anew for every "
+    "report.",
+)
 LEADER = Definition("gauge", "finetune_operator_leader", "1 on the replica that works, 0 on those that stand by.")
 FINISHED = Definition(
     "counter",
@@ -75,7 +81,7 @@ GPU_SECONDS = Definition(
     ("namespace",),
 )
 
-DEFINITIONS = (DEPTH, WAIT, TURNS, ERRORS, CALLS, CALL_TIME, REPORTS, LEADER, FINISHED, GPU_SECONDS)
+DEFINITIONS = (DEPTH, WAIT, TURNS, ERRORS, CALLS, CALL_TIME, REPORTS, CONNECTIONS, LEADER, FINISHED, GPU_SECONDS)
 
 _KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
@@ -93,9 +99,10 @@ class Metrics:
         kind = _KINDS[definition.kind]
         return kind(definition.name, definition.about, definition.labels, registry=self.registry, **more)
 
-    def shows(self, depth: Any, leader: Any) -> None:
-        """Where the values that are looked up when somebody asks come from: two functions that answer with a number."""
+    def shows(self, depth: Any, leader: Any, connections: Any) -> None:
+        """Where the values that are looked up when somebody asks come from: functions that answer with a number."""
         self._of[DEPTH].set_function(depth)
+        self._of[CONNECTIONS].set_function(connections)
         self._of[LEADER].set_function(leader)
 
     def waited(self, seconds: float) -> None:

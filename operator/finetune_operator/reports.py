@@ -26,6 +26,7 @@ from finetune_api import names
 from finetune_api.run import Report
 from finetune_operator.cluster import Cluster
 from finetune_operator.connection import ApiError, Unreachable
+from finetune_operator.listener import Listener
 from finetune_operator.observed import ReceivedReport
 from finetune_operator.settings import REPORTS_PATH
 
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 LARGEST_BODY = 64 * 1024
 _LONGEST_REQUEST = 10.0
+_IDLE = 60.0
+"""Seconds that a connection may wait for its next report. Our trainer reports every five, unless its steps take
+longer."""
 _LINGERS = 1.0
 """Seconds for which the rest of too large a body is read and thrown away, so that its sender sees the answer."""
 _FORWARDED = "Finetune-Forwarded"
@@ -49,7 +53,9 @@ class Authenticator:
     GOOD_FOR = 180.0
     """Seconds that an answer is kept, at most until the token expires."""
     BAD_FOR = 10.0
-    _MOST = 4096
+    _MOST = 16384
+    """Answers kept: several for each live job that a replica can serve. With fewer than there are pods none would last
+    from one report to the next."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.time) -> None:
         self._cluster = cluster
@@ -129,16 +135,19 @@ class Reports:
         leader: Callable[[], str | None],
         clock: Callable[[], datetime],
         host: str,
+        connections: int,
         answered: Callable[[int], None] = lambda code: None,
     ) -> None:
         """``leader`` answers with the leader's address, or None where this replica leads; ``host`` is the name in the
-        certificate of all replicas; ``answered`` is told the HTTP status of each answer."""
+        certificate of all replicas; ``connections`` is how many may stay open from one report to the next;
+        ``answered`` is told the HTTP status of each answer."""
         self._authenticator = authenticator
         self._received = received
         self._leader = leader
         self._clock = clock
         self._host = host
         self._answered = answered
+        self.listener = Listener(connections)
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
         self._trusted: ssl.SSLContext | None = None
@@ -151,9 +160,11 @@ class Reports:
         )
         application = web.Application(client_max_size=LARGEST_BODY)
         application.router.add_post(REPORTS_PATH, self._post)
-        self._runner = web.AppRunner(application, access_log=None, lingering_time=_LINGERS)
+        self._runner = web.AppRunner(application, access_log=None, lingering_time=_LINGERS, keepalive_timeout=_IDLE)
         await self._runner.setup()
-        await web.TCPSite(self._runner, bind, port, ssl_context=context).start()
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - after setup
+        await self.listener.listen(server, bind, port, context)
 
     def trust(self, ca: str) -> None:
         """Trust further authorities, of the certificates that other replicas serve with."""
@@ -162,6 +173,7 @@ class Reports:
 
     async def stop(self) -> None:
         """Stop listening."""
+        self.listener.close()
         if self._runner:
             await self._runner.cleanup()
         if self._session:
@@ -176,7 +188,10 @@ class Reports:
         except web.HTTPRequestEntityTooLarge:
             code, message = 413, f"a report must not exceed {LARGEST_BODY} bytes"
         self._answered(code)
-        return web.json_response({"message": message}, status=code)
+        response = web.json_response({"message": message}, status=code)
+        if 400 <= code < 500 or self.listener.full:
+            response.force_close()
+        return response
 
     async def _answer(self, request: web.Request) -> tuple[int, str]:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -70,12 +70,18 @@ class Operator:
         self._context: ssl.SSLContext | None = None
         self.health = Health()
         self.metrics_endpoint = MetricsEndpoint(metrics)
-        metrics.shows(lambda: len(self.queue), lambda: self._leading)
         metrics.registry.register(JobCollector(self._led_jobs, settings.metrics_jobs))
         host = urlsplit(settings.reports_url).hostname or ""
         self._reports = Reports(
-            Authenticator(cluster), self.world.reported, self._other_leader, utc_now, host, metrics.reported
+            Authenticator(cluster),
+            self.world.reported,
+            self._other_leader,
+            utc_now,
+            host,
+            settings.reports_connections,
+            metrics.reported,
         )
+        metrics.shows(lambda: len(self.queue), lambda: self._leading, lambda: self._reports.listener.open)
         for what in (_CRD, *([_CERTIFICATE] if settings.reports_url else []), _CACHES):
             self.health.waits_for(what)
 

@@ -74,6 +74,12 @@ class Settings:
         "finetune-operator-reports",
         "Secret of the operator's namespace that holds the endpoint's certificate. It must exist; it may be empty.",
     )
+    reports_connections: int = _setting(
+        5000,
+        "Connections of training pods that stay open from one report to the next, at up to 40 KiB each. Further pods "
+        "connect anew for every report, at several times the processor time.",
+        least=0,
+    )
     advertise_address: str = _setting(
         "", "host:port at which other replicas reach this one's reports endpoint. Empty: the host name and the port."
     )

@@ -14,6 +14,7 @@ def small(monkeypatch):
     monkeypatch.setattr(lifecycle, "_QUIET", 1.0)
     monkeypatch.setattr(live, "_SIZES", ((1000, 1e9, 1e9),))
     monkeypatch.setattr(reports, "_PODS", 10)
+    monkeypatch.setattr(reports, "_SECONDS", 2.0)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,22 @@ import base64
 import contextlib
 import json
 import resource
+import socket
 import ssl
+import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from finetune_api import names
+from finetune_api.run import Report
 from finetune_local.operator_process import free_port
-from finetune_operator import certificates, reports, runtime
+from finetune_operator import certificates, listener, reports, runtime
 from finetune_operator.connection import Unreachable
+from finetune_operator.settings import Settings
+from finetune_trainer.report import Endpoint
 from tests import builders as b
 from tests.reconcile.plane import RUNS, asynchronous, plane, until
 
@@ -215,6 +221,202 @@ async def test_a_standby_hands_reports_on_to_the_leader(tmp_path):
                 assert not two.elector.leading
 
 
+class Trainer:
+    """What a pod of ours reports with."""
+
+    def __init__(self, folder, port: int, token: str, authority: str) -> None:
+        self.token, ca = folder / f"token-{port}-{len(token)}", folder / "ca.crt"
+        self.token.write_text(token)
+        ca.write_text(authority)
+        self._endpoint = Endpoint(f"https://127.0.0.1:{port}/v1/reports", self.token, ca)
+
+    async def report(self, percent: int) -> None:
+        status = Report.model_validate(b.report(percent)).trainer_status
+        await asyncio.to_thread(self._endpoint.post, status)
+
+
+def shown(p, percent: int) -> bool:
+    return p.status().get("progress", {}).get("percent") == percent
+
+
+@asynchronous
+async def test_a_trainer_reports_over_one_connection_with_the_token_of_the_moment(tmp_path):
+    async with reporting(tmp_path) as (p, operator, pod, port):
+        trainer = Trainer(tmp_path, port, await p.token(pod), p.authority())
+        for percent in (1, 2, 3):
+            await trainer.report(percent)
+            assert operator._reports.listener.open == 1
+        trainer.token.write_text("made.up.token")
+        with pytest.raises(OSError, match="401"):
+            await trainer.report(4)
+        await until(lambda: not operator._reports.listener.open, "who is not let in is not kept")
+        trainer.token.write_text(await p.token(pod))
+        await trainer.report(5)
+        await until(lambda: shown(p, 5), "progress")
+
+
+@asynchronous
+async def test_an_operator_that_is_started_anew_between_two_reports_loses_none(tmp_path):
+    port = free_port()
+    settings = {"reports_url": f"https://127.0.0.1:{port}/v1/reports", "reports_port": port, "progress_interval": 0.0}
+    async with plane(tmp_path) as p:
+        async with p.operator(**settings):
+            p.script["support-bot"] = [RUNS]
+            await p.apply()
+            await p.phase("Running")
+            trainer = Trainer(tmp_path, port, await p.token(p.pods()[0]), p.authority())
+            await trainer.report(1)
+            await until(lambda: shown(p, 1), "progress")
+        async with p.operator(**settings) as again:
+            await until(lambda: again.health.ready and again.elector.leading, "it is there again")
+            await trainer.report(2)
+            await until(lambda: shown(p, 2), "progress")
+
+
+@asynchronous
+async def test_a_kept_connection_outlasts_a_change_of_the_leader(tmp_path):
+    ports = {"one": free_port(), "two": free_port()}
+    async with plane(tmp_path) as p:
+
+        def settings(name):
+            url = {"reports_url": "https://127.0.0.1/v1/reports", "advertise_address": f"127.0.0.1:{ports[name]}"}
+            pace = {"lease_retry_period": 0.1, "progress_interval": 0.0}
+            return url | pace | {"identity": name, "reports_port": ports[name]}
+
+        async with p.operator(**settings("one")) as one:
+            await until(lambda: one.elector.leading, "one leads")
+            async with p.operator(**settings("two")) as two:
+                await until(lambda: two.health.ready, "two is ready")
+                p.script["support-bot"] = [RUNS]
+                await p.apply()
+                await p.phase("Running")
+                trainer = Trainer(tmp_path, ports["one"], await p.token(p.pods()[0]), p.authority())
+                await trainer.report(1)
+                lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/finetune-operator"
+                address = f"127.0.0.1:{ports['two']}"
+                await p.client.patch(lease, {"spec": {"holderIdentity": f"two@{address}"}})
+                await until(lambda: two.elector.leading and one.elector.leader_address == address, "two leads")
+                assert not one.elector.leading
+                await trainer.report(2)
+                await until(lambda: shown(p, 2), "progress")
+                assert one._reports.listener.open == 1
+
+
+@asynchronous
+async def test_a_connection_that_is_idle_for_too_long_is_closed_and_the_trainer_opens_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "_IDLE", 0.2)
+    async with reporting(tmp_path) as (p, operator, pod, port):
+        trainer = Trainer(tmp_path, port, await p.token(pod), p.authority())
+        await trainer.report(1)
+        silent = socket.create_connection(("127.0.0.1", port))
+        silent = await asyncio.to_thread(
+            ssl.create_default_context(cadata=p.authority()).wrap_socket, silent, server_hostname="127.0.0.1"
+        )
+        await until(lambda: not operator._reports.listener.open, "both are closed")
+        silent.close()
+        await trainer.report(2)
+        await until(lambda: shown(p, 2), "progress")
+
+
+@asynchronous
+async def test_beyond_the_connections_that_may_stay_open_every_report_has_one_of_its_own(tmp_path):
+    async with reporting(tmp_path, reports_connections=1) as (p, operator, pod, port):
+        token = await p.token(pod)
+        kept, other = (Trainer(tmp_path, port, token, p.authority()) for _ in range(2))
+        for percent in (1, 2):
+            await kept.report(percent)
+            await other.report(percent + 10)
+            await until(lambda: operator._reports.listener.open == 1, "the one beyond is closed")
+        await kept.report(50)
+        await until(lambda: shown(p, 50), "progress")
+        assert operator._metrics.registry.get_sample_value("finetune_operator_reports_connections") == 1
+
+
+@asynchronous
+async def test_a_flood_of_connections_is_refused_and_passes(tmp_path, monkeypatch):
+    monkeypatch.setattr(listener, "_PASSING", 2)
+    async with reporting(tmp_path, reports_connections=0) as (p, operator, pod, port):
+        flood = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+        await until(lambda: operator._reports.listener.open == 2, "they are in")
+        trainer = Trainer(tmp_path, port, await p.token(pod), p.authority())
+        with pytest.raises(OSError, match=r"reset|EOF|closed"):
+            await trainer.report(1)
+        for connection in flood:
+            connection.close()
+        await until(lambda: not operator._reports.listener.open, "they are gone")
+        await trainer.report(2)
+        await until(lambda: shown(p, 2), "progress")
+
+
+@asynchronous
+async def test_a_connection_that_waits_takes_little_memory(tmp_path):
+    """asyncio's own buffers alone would be 256 KiB each."""
+    many = 200
+    async with reporting(tmp_path) as (p, operator, _, port):
+        trust = ssl.create_default_context(cadata=p.authority())
+
+        def connect() -> ssl.SSLSocket:
+            return trust.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1")
+
+        before = psutil.Process().memory_info().rss
+        waiting = [await asyncio.to_thread(connect) for _ in range(many)]
+        await until(lambda: operator._reports.listener.open == many, "all are in")
+        grown = psutil.Process().memory_info().rss - before
+        for connection in waiting:
+            connection.close()
+        assert grown / many < 128 * 1024, "both ends together"
+
+
+def test_a_process_may_open_as_many_files_as_it_needs_where_it_is_let():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] - 20, before[1]))
+        assert listener._allowed(before[1] - 30) == before[1] - 30
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1] - 20, before[1])
+        assert listener._allowed(before[1] - 10) == before[1] - 10
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1] - 10, before[1])
+        assert listener._allowed(before[1] + 10) == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@asynchronous
+async def test_who_connects_anew_for_each_report_as_transformers_callback_does_is_served_as_before(tmp_path):
+    async with reporting(tmp_path) as (p, operator, pod, port):
+        headers = {"Authorization": f"Bearer {await p.token(pod)}", "Content-Type": "application/json"}
+        trust = ssl.create_default_context(cadata=p.authority())
+
+        def post(percent: int) -> int:
+            body = json.dumps(b.report(percent)).encode()
+            request = urllib.request.Request(f"https://127.0.0.1:{port}/v1/reports", data=body, headers=headers)
+            with urllib.request.urlopen(request, timeout=5, context=trust) as answer:
+                return answer.status
+
+        for percent in (1, 2):
+            assert await asyncio.to_thread(post, percent) == 200
+        await until(lambda: shown(p, 2), "progress")
+        await until(lambda: not operator._reports.listener.open, "nothing stays open")
+
+
+@asynchronous
+async def test_reports_of_progress_alone_cause_no_turns_until_it_may_be_written(tmp_path):
+    async with reporting(tmp_path, progress_interval=3600.0) as (p, operator, pod, port):
+        trainer = Trainer(tmp_path, port, await p.token(pod), p.authority())
+        await trainer.report(1)
+        await until(operator.queue.idle, "the operator is idle")
+        before = turns(operator)
+        for percent in range(2, 12):
+            await trainer.report(percent)
+        assert turns(operator) == before
+        assert (await p.report(port, await p.token(pod), b.report(99, 1, phase="Publishing")))[0] == 200
+        await until(operator.queue.idle, "the operator is idle")
+        assert turns(operator) == before + 1
+
+
+def turns(operator) -> float:
+    return operator._metrics.registry.get_sample_value("finetune_operator_reconcile_duration_seconds_count")
+
+
 class Reviewer:
     """A cluster that reviews tokens by a script."""
 
@@ -278,6 +480,17 @@ async def test_a_yes_is_kept_no_longer_than_the_token_lives():
     now[0] = 1061.0
     with pytest.raises(reports.TokenRefused):
         await authenticator.pod_uid(token)
+
+
+@asynchronous
+async def test_more_answers_are_kept_than_there_are_pods_that_may_keep_a_connection():
+    pods = Settings().reports_connections
+    cluster = Reviewer(*[review()] * pods)
+    authenticator = reports.Authenticator(cluster)
+    for _ in range(2):
+        for number in range(pods):
+            await authenticator.pod_uid(f"token {number}")
+    assert cluster.asked == pods
 
 
 def test_the_recorded_token_review_names_the_pod():
