@@ -34,6 +34,7 @@ ODD: dict[str, Any] = {
     "podLabels": {"team": "ml"},
     "podDisruptionBudget": {"maxUnavailable": 2},
     "metrics": {"annotations": False, "podMonitor": {"enabled": True, "labels": {"release": "prom"}, "interval": "1m"}},
+    "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "crds": {"install": True, "keep": False},
 }
 
@@ -166,6 +167,34 @@ def test_prometheus_finds_the_metrics_by_annotations_or_by_a_pod_monitor(render:
             assert monitor["metadata"]["labels"]["release"] == "prom"
             assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "1m"}]
             assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize(
+    ("values", "open_to_all", "metrics_from"),
+    [
+        ({}, None, None),
+        ({"networkPolicy": {"enabled": True}}, {"reports", "health"}, None),
+        (ODD, {"reports", "health"}, ODD["networkPolicy"]["metricsFrom"]),
+        (ODD | {"metrics": {"enabled": False}}, {"reports", "health"}, None),
+    ],
+    ids=["none", "nobody reads metrics", "one namespace does", "there are none"],
+)
+def test_a_network_policy_keeps_metrics_for_those_who_may_read_them(
+    render: Render, values: dict[str, Any], open_to_all: set[str] | None, metrics_from: list[dict[str, Any]] | None
+):
+    rendered = render(values)
+    policy = rendered.get(("NetworkPolicy", "demo-finetune-operator"))
+    if open_to_all is None:
+        assert policy is None
+        return
+    template = deployment(rendered)["spec"]["template"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    first, *rest = policy["spec"]["ingress"]
+    assert {port["port"] for port in first["ports"]} == open_to_all
+    assert "from" not in first
+    assert [rule["from"] for rule in rest] == ([metrics_from] if metrics_from else [])
+    assert [port["port"] for rule in rest for port in rule["ports"]] == (["metrics"] if metrics_from else [])
 
 
 def test_the_secret_is_empty_so_that_an_upgrade_leaves_the_certificate_alone(render: Render):

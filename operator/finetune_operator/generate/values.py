@@ -126,6 +126,15 @@ class Metrics(Section):
     """A PodMonitor of the Prometheus operator."""
 
 
+class NetworkPolicy(Section):
+    """A NetworkPolicy that says who may reach the operator's pods."""
+
+    enabled: bool = False
+    """Create it: any pod may report, anybody may ask the probes, and metrics are for `metricsFrom`."""
+    metrics_from: tuple[dict[str, Any], ...] = ()
+    """Who may read the metrics of all tenants' jobs, as in `ingress.from` of a NetworkPolicy. Empty: nobody."""
+
+
 class Crds(Section):
     """The CustomResourceDefinitions."""
 
@@ -171,5 +180,7 @@ class Values(Section):
     """PodDisruptionBudget of the operator."""
     metrics: Metrics = Metrics()
     """Metrics for Prometheus."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """A NetworkPolicy that says who may reach the operator's pods."""
     crds: Crds = Crds()
     """The CustomResourceDefinitions."""
