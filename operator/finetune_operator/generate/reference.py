@@ -189,8 +189,8 @@ def metrics_page() -> str:
         "Metrics",
         "Served in Prometheus' text format at `/metrics`, on a port of its own (8081; the settings "
         "`FINETUNE_OPERATOR_METRICS*`). The page tells of all namespaces' jobs and asks nobody who they are: the "
-        "chart's `networkPolicy` keeps that port for Prometheus. Histograms give `_bucket`, `_sum` and `_count`; the usual "
-        "`process_*` metrics are there, too.",
+        "chart's `networkPolicy` keeps that port for Prometheus. Histograms give `_bucket`, `_sum` and `_count`; the "
+        "usual `process_*` metrics are there, too.",
         "## The operator",
         "On every replica. No label grows with the number of jobs; a namespace stays until the replica ends.",
         table(columns, _metrics(metrics.DEFINITIONS)),
