@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from finetune_api.conditions import Phase
 from finetune_local.cluster import LocalCluster
 from finetune_local.s3 import Bucketeer
 from tests import tiny
+from tests.hub import Hub, serving
 
 collect_ignore = [] if shutil.which("kubectl") else ["test_kubectl.py"]
 
@@ -30,8 +32,10 @@ PATIENCE = 90.0
 class Platform:
     """What a user of the system sees, and what a test may look into."""
 
-    def __init__(self, cluster: LocalCluster, loop: asyncio.AbstractEventLoop, s3: Bucketeer, folder: Path) -> None:
-        self.cluster, self.s3, self.folder = cluster, s3, folder
+    def __init__(
+        self, cluster: LocalCluster, loop: asyncio.AbstractEventLoop, s3: Bucketeer, hub: Hub, folder: Path
+    ) -> None:
+        self.cluster, self.s3, self.hub, self.folder = cluster, s3, hub, folder
         self._loop = loop
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -108,7 +112,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     thread.start()
     gpus = {"nvidia.com/gpu": "2"}  # in name only: what asks for them computes on the CPU
     settings = {"progress_interval": "10", "retry_backoff": "2"}
-    programs = dict.fromkeys(("python", "python3"), str(troubled_python(folder)))
+    stack = ExitStack()
+    hub = stack.enter_context(serving({}))
+    programs = dict.fromkeys(("python", "python3"), str(troubled_python(folder, hub.url)))
     cluster = LocalCluster(folder / "local", operator_settings=settings, extra_capacity=gpus, programs=programs)
 
     async def start() -> None:
@@ -119,27 +125,31 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
     asyncio.run_coroutine_threadsafe(start(), loop).result(60)
     try:
-        yield _furnished(cluster, loop, folder)
+        yield _furnished(cluster, loop, hub, folder)
     finally:
+        stack.close()
         asyncio.run_coroutine_threadsafe(stop(), loop).result(30)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
 
 
-def troubled_python(folder: Path) -> Path:
-    """A program that is this interpreter, but for jobs that ask for trouble."""
+def troubled_python(folder: Path, hub: str) -> Path:
+    """A program that is this interpreter, but for jobs that ask for trouble, and knows a hub of its own."""
     program = folder / "python"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("troubled_trainer.py")} "$@"\n')
+    script = f"export HF_ENDPOINT={hub}\nexec {sys.executable} {Path(__file__).with_name('troubled_trainer.py')}"
+    program.write_text(f'#!/bin/sh\n{script} "$@"\n')
     program.chmod(0o755)
     return program
 
 
-def _furnished(cluster: LocalCluster, loop: asyncio.AbstractEventLoop, folder: Path) -> Platform:
-    """With a bucket, a base model, and a Secret with the keys of the bucket."""
+def _furnished(cluster: LocalCluster, loop: asyncio.AbstractEventLoop, hub: Hub, folder: Path) -> Platform:
+    """With a bucket, a base model there and on the hub, and a Secret with the keys of the bucket."""
     s3 = cluster.s3
-    platform = Platform(cluster, loop, Bucketeer(s3.endpoint_url, s3.access_key, s3.secret_key), folder)
+    platform = Platform(cluster, loop, Bucketeer(s3.endpoint_url, s3.access_key, s3.secret_key), hub, folder)
     platform.s3.create_bucket("team-a")
-    platform.s3.put_directory("s3://team-a/base/", tiny.save_model(folder / "base", hidden=64))
+    base = tiny.save_model(folder / "base", hidden=64)
+    platform.s3.put_directory("s3://team-a/base/", base)
+    hub.models["org/base"] = {path.name: path.read_bytes() for path in base.iterdir()}
     platform.create_secret("s3")
     return platform
 

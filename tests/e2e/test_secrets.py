@@ -16,13 +16,15 @@ PLANTED = {
     "AWS_SECRET_ACCESS_KEY": f"planted/secret+{secrets.token_hex(16)}",
     "AWS_SESSION_TOKEN": f"planted-session-{secrets.token_hex(16)}==",
 }
-HIDDEN = (PLANTED["AWS_SECRET_ACCESS_KEY"], PLANTED["AWS_SESSION_TOKEN"])
+HUB_TOKEN = f"hf_planted{secrets.token_hex(16)}"
+HIDDEN = (PLANTED["AWS_SECRET_ACCESS_KEY"], PLANTED["AWS_SESSION_TOKEN"], HUB_TOKEN)
 """The key's ID is none of them: it is a name, which S3's own errors tell."""
 
 
 @pytest.fixture(scope="module")
 def planted(platform: Platform) -> str:
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "planted"}, "stringData": PLANTED}
+    data = PLANTED | {"token": HUB_TOKEN}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "planted"}, "stringData": data}
     platform.call(platform.cluster.client.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret))
     return "planted"
 
@@ -44,23 +46,31 @@ def places(platform: Platform) -> Iterator[tuple[str, bytes]]:
             continue
 
 
-def test_no_secret_shows_in_a_run_that_succeeds_nor_in_one_that_s3_refuses(
+def test_no_secret_shows_in_a_run_that_succeeds_nor_in_one_that_s3_or_the_hub_refuses(
     platform: Platform, guesses: str, planted: str, tmp_path: Path
 ) -> None:
-    storage = {"endpointUrl": platform.cluster.s3.endpoint_url, "credentials": planted}
-    good = platform.apply(platform.manifest("planted", guesses, storage=storage))
-    refused = platform.manifest(
-        "planted-refused", "s3://no-such-bucket/x.jsonl", storage=storage, runPolicy={"maxRetries": 0}
+    """Only who shows the token gets the model: it has been used, and may have been spilled on the way."""
+    platform.hub.private["org/base"] = HUB_TOKEN
+    given = {
+        "storage": {"endpointUrl": platform.cluster.s3.endpoint_url, "credentials": planted},
+        "model": {"uri": "hf://org/base", "credentials": planted},
+        "runPolicy": {"maxRetries": 0},
+    }
+    good = platform.apply(platform.manifest("planted", guesses, **given))
+    refused = platform.manifest("planted-refused", "s3://no-such-bucket/x.jsonl", **given)
+    gated = platform.manifest(
+        "planted-gated", guesses, **given | {"model": {"uri": "hf://org/gated", "credentials": planted}}
     )
-    bad = platform.apply(refused)
-    assert platform.wait(bad)["status"]["phase"] == "Failed"
+    for bad in (refused, gated):
+        assert platform.wait(platform.apply(bad))["status"]["phase"] == "Failed"
     status = platform.wait(good)["status"]
     assert status["phase"] == "Succeeded", status["message"]
 
     looked = dict(places(platform))
     assert any(where.startswith("Pod planted") for where in looked)
     assert any("operator.log" in where for where in looked)
-    assert any(b"no-such-bucket" in content for where, content in looked.items() if where.startswith("logs/"))
+    for said in (b"no-such-bucket", b"The hub refuses access to org/gated"):
+        assert any(said in content for where, content in looked.items() if where.startswith("logs/"))
     published = platform.s3.get_directory(status["result"]["adapterURI"], tmp_path)
     assert published
     looked |= {str(file): file.read_bytes() for file in published}
@@ -68,11 +78,12 @@ def test_no_secret_shows_in_a_run_that_succeeds_nor_in_one_that_s3_refuses(
 
 
 def test_the_search_finds_what_is_there(platform: Platform, planted: str) -> None:
-    """The search can fail: a ConfigMap that holds the secret is found."""
-    bad = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "leak"}, "data": {"x": HIDDEN[0]}}
+    """The search can fail: a ConfigMap that holds the secrets is found."""
+    data = {str(number): hidden for number, hidden in enumerate(HIDDEN)}
+    bad = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "leak"}, "data": data}
     path = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
     platform.call(platform.cluster.client.create(path, bad))
     try:
-        assert any(HIDDEN[0].encode() in content for _, content in places(platform))
+        assert all(any(hidden.encode() in content for _, content in places(platform)) for hidden in HIDDEN)
     finally:
         platform.call(platform.cluster.client.delete(f"{path}/leak"))

@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tests import small_disk
+from tests.hub import COMMIT, serving
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -29,74 +27,16 @@ assert "torch" not in sys.modules
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The calls of huggingface_hub to describe a repository and to download from it."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path, _, _ = self.path.partition("?")
-        self.server.calls.append(path)
-        parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
-            revision = parts[5] if len(parts) > 5 else None
-            self.describe("/".join(parts[2:4]), revision, tree="tree" in parts)
-        else:
-            self.send_file("/".join(parts[:2]), "/".join(parts[4:]))
-
-    def describe(self, name, revision, tree):
-        files = self.server.models.get(name)
-        if name == "org/gated":
-            self.answer(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
-        elif name == "org/down":
-            self.answer(503, b"")
-        elif files is None:
-            self.answer(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
-        elif revision not in (None, "main", "v1", COMMIT):
-            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Revision not found"})
-        elif tree:
-            listed = [{"type": "file", "path": n, "size": len(c), "oid": "0" * 40} for n, c in files.items()]
-            self.answer(200, json.dumps(listed).encode())
-        else:
-            siblings = [{"rfilename": file} for file in files]
-            card = {"cardData": {"license": "apache-2.0"}} if name == "org/tiny" else {}
-            self.answer(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings} | card).encode())
-
-    def send_file(self, name, file):
-        content = self.server.models[name][file]
-        self.answer(200, content, {"ETag": f'"{hash(content):x}"', "X-Repo-Commit": COMMIT})
-
-    def answer(self, status, body, headers=()):
-        self.send_response(status)
-        for key, value in dict(headers).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def hub(model_directory):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     whole = {path.name: path.read_bytes() for path in model_directory.iterdir()}
     pickled = {name: content for name, content in whole.items() if not name.endswith(".safetensors")}
-    server.calls = []
-    server.models = {
+    models = {
         "org/tiny": whole | {"pytorch_model.bin": b"pickle", "onnx/model.onnx": b"a copy", "README.md": b"card"},
         "org/pickled": pickled | {"pytorch_model.bin": b"pickle"},
     }
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(models) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
