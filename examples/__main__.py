@@ -42,6 +42,8 @@ async def _rows(chosen: Sequence[Example], cluster: LocalCluster) -> list[Row]:
     rows, addresses = [], Addresses.of(cluster)
     async with addresses.client() as client:
         for example in chosen:
+            for file, profile in example.profiles():
+                await job.apply_profile(profile, file, client)
             jobs = example.jobs()
             for file, document in jobs:
                 name = example.name if len(jobs) == 1 else f"{example.name}/{document['metadata']['name']}"

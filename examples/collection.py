@@ -29,7 +29,8 @@ This page is written by `python -m examples.collection`.
 
 @dataclass(frozen=True)
 class Example:
-    """A folder of YAML files with one FineTuneJob or several, which run in the order of files and documents."""
+    """A folder of YAML files with one FineTuneJob or several, which run in the order of files and documents, under the
+    FineTuneProfiles beside them."""
 
     folder: Path
 
@@ -44,7 +45,11 @@ class Example:
 
     def jobs(self) -> list[tuple[Path, dict[str, Any]]]:
         """The FineTuneJobs as they were written, each with its file."""
-        return [(file, document) for file in self.files for document in documents.read(file)]
+        return [(file, document) for file in self.files for document in documents.read(file).jobs]
+
+    def profiles(self) -> list[tuple[Path, dict[str, Any]]]:
+        """The FineTuneProfiles, likewise."""
+        return [(file, document) for file in self.files for document in documents.read(file).profiles]
 
     @property
     def summary(self) -> str:

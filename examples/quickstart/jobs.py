@@ -61,7 +61,7 @@ async def _one(yaml: Path, client: ApiClient, addresses: Addresses, screen: Scre
     Raises:
         RunFailed: it did not succeed.
     """
-    [document] = documents.read(yaml)
+    [document] = documents.read(yaml).jobs
     screen.say(f"{shown(yaml)}\n\n{await asyncio.to_thread(yaml.read_text, encoding='utf-8')}")
     display = Display(sys.stdout)
     done = await job.run(document, yaml, client, addresses, display)

@@ -41,10 +41,13 @@ def arguments() -> argparse.ArgumentParser:
         "run",
         help="run FineTuneJobs to their end",
         description="Runs the FineTuneJobs of the files one after the other: in the local mode that `up` started, or "
-        "in one of its own. file:// URIs of data and of a model's directory are uploaded to the local S3, which is "
-        "also meant by s3:// where spec.storage is absent. Without spec.output the result goes there too.",
+        "in one of its own. FineTuneProfiles of the files are applied before. file:// URIs of data and of a model's "
+        "directory are uploaded to the local S3, which is also meant by s3:// where spec.storage is absent. Without "
+        "spec.output the result goes there too.",
     )
-    run.add_argument("files", nargs="*", type=Path, metavar="job.yaml", help="files with FineTuneJobs")
+    run.add_argument(
+        "files", nargs="*", type=Path, metavar="job.yaml", help="files with FineTuneJobs and FineTuneProfiles"
+    )
     run.add_argument("-f", "--filename", action="append", type=Path, default=[], help="one more file")
     run.add_argument("--out", type=Path, help="directory for the result; with several jobs, one below it for each")
     return parser
@@ -99,7 +102,10 @@ async def run(options: argparse.Namespace) -> int:
     files = [*options.files, *options.filename]
     if not files:
         raise documents.InvalidDocument("run needs a file with a FineTuneJob: python -m finetune_local run job.yaml")
-    wanted = [(document, file) for file in files for document in documents.read(file)]
+    contents = [(documents.read(file), file) for file in files]
+    wanted = [(document, file) for found, file in contents for document in found.jobs]
+    if not wanted:
+        raise documents.InvalidDocument(f"{', '.join(map(str, files))}: no {names.KIND}; name a file with one, too")
     if options.out and options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise documents.InvalidDocument(f"--out {options.out}: exists and is not empty; name a new directory")
     if options.out:
@@ -107,6 +113,9 @@ async def run(options: argparse.Namespace) -> int:
     display = Display(sys.stderr)
     async with _local_mode(options) as addresses, addresses.client() as client:
         code = 0
+        for found, file in contents:
+            for profile in found.profiles:
+                await job.apply_profile(profile, file, client)
         for document, file in wanted:
             done = await job.run(document, file, client, addresses, display)
             display.clear()

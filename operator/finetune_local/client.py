@@ -83,9 +83,9 @@ class ApiClient:
         """POST to a collection or a subresource."""
         return await self._call("POST", path, body, params=params)
 
-    async def replace(self, path: str, body: Object) -> Object:
+    async def replace(self, path: str, body: Object, **params: str) -> Object:
         """PUT; ``metadata.resourceVersion`` in the body is a precondition."""
-        return await self._call("PUT", path, body)
+        return await self._call("PUT", path, body, params=params)
 
     async def patch(self, path: str, body: Object) -> Object:
         """JSON merge patch."""

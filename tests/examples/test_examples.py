@@ -14,7 +14,9 @@ from finetune_api.run import RunResult
 from finetune_api.status import Metric
 from finetune_local.run import documents
 from finetune_local.s3 import Bucketeer
+from finetune_operator import policy
 from finetune_operator.render import AttemptPlan, run_config
+from finetune_operator.settings import Settings
 from finetune_operator.source import resolve
 from tests.api.test_agreement import refused_by_the_crd
 from tests.trainer.zygote import Order, Zygote
@@ -33,9 +35,10 @@ class Stage:
         self._zygote, self._folder = zygote, folder
         self._ended: dict[str, Raw] = {}
 
-    def run(self, file: Path, document: Raw) -> RunResult:
-        """One job to its end."""
-        fit = documents.localise(document, file, self._endpoint, {"cpu": "1"})
+    def run(self, file: Path, document: Raw, profiles: dict[str, Raw]) -> RunResult:
+        """One job to its end, with what its profile gives and within what that allows."""
+        profile = profiles.get(documents.profile_of(document))
+        fit = documents.localise(document, file, self._endpoint, {"cpu": "1"}, profile)
         for upload in fit.uploads:
             put = self._bucketeer.put_directory if upload.path.is_dir() else self._bucketeer.put_file
             put(upload.uri, upload.path)
@@ -45,10 +48,11 @@ class Stage:
         name = fit.job["metadata"]["name"]
         uid = f"{self._folder.name}-{name}"
         job = FineTuneJob.read(fit.job | {"metadata": {"name": name, "namespace": "default", "uid": uid}})
-        model = resolve(job.spec, "default", name, self._ended)
+        given = policy.grant(job, profile, Settings())
+        model = policy.vetted(given, resolve(job.spec, "default", name, self._ended))
         directory = self._folder / name
         directory.mkdir()
-        life = self._zygote.run(Order(run_config(job, AttemptPlan(), model).to_json(), str(directory)))
+        life = self._zygote.run(Order(run_config(given.job, AttemptPlan(), model).to_json(), str(directory)))
         ended = RunResult.model_validate_json(life.message)
         assert life.code == 0, ended.error or life.log
         status = {"phase": "Succeeded", **ended.to_dict()}
@@ -65,14 +69,22 @@ def stage(object_store: tuple[str, Bucketeer], zygote: Zygote, tmp_path: Path) -
 @pytest.mark.usefixtures("small_models")
 @pytest.mark.parametrize("example", SMALL, ids=lambda example: example.name)
 def test_each_job_of_an_example_is_better_than_its_base(example: Example, stage: Stage) -> None:
+    profiles = {document["metadata"]["name"]: document for _, document in example.profiles()}
     for file, document in example.jobs():
-        [headline, *_] = stage.run(file, document).metrics
+        [headline, *_] = stage.run(file, document, profiles).metrics
         assert improved(headline), f"{document['metadata']['name']}: {headline}"
 
 
 def test_no_two_jobs_have_one_name_so_that_all_run_in_one_namespace() -> None:
     found = [document["metadata"]["name"] for example in examples() for _, document in example.jobs()]
     assert sorted(found) == sorted(set(found))
+
+
+def test_every_job_that_names_a_profile_has_it_beside_it_and_every_profile_has_a_job() -> None:
+    for example in examples():
+        there = {document["metadata"]["name"] for _, document in example.profiles()}
+        named = {document["spec"]["profile"] for _, document in example.jobs() if "profile" in document["spec"]}
+        assert named == there, example.name
 
 
 def test_each_file_says_first_what_it_shows() -> None:

@@ -31,7 +31,7 @@ def localised(tmp_path: Path, name: str) -> dict[str, Any]:
     yaml = tmp_path / "examples/quickstart" / name
     yaml.parent.mkdir(parents=True)
     yaml.write_bytes((story.HERE / name).read_bytes())
-    [document] = documents.read(yaml)
+    [document] = documents.read(yaml).jobs
     return documents.localise(document, yaml, ENDPOINT, {"cpu": "2"}).job
 
 

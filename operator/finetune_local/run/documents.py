@@ -1,4 +1,5 @@
-"""FineTuneJobs in a YAML file, and what makes one fit for local mode: local files to S3, the local S3 as storage."""
+"""FineTuneJobs and FineTuneProfiles in a YAML file, and what makes a job fit for local mode: local files to S3, the
+local S3 as storage."""
 
 import copy
 import hashlib
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import names
+from finetune_api.quantity import amount
 from finetune_local.run import kubectl_yaml
 from finetune_local.s3 import REGION
 
@@ -21,6 +23,14 @@ _FILE = "file://"
 
 class InvalidDocument(ValueError):
     """A document cannot be run. ``str()`` names file, field, what was found and what is expected."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds, in order."""
+
+    jobs: tuple[Object, ...]
+    profiles: tuple[Object, ...]
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,8 @@ class Localised:
     """What was filled in, in a user's words."""
 
 
-def read(file: Path) -> list[Object]:
-    """The FineTuneJobs of a file, in order.
+def read(file: Path) -> Contents:
+    """The FineTuneJobs and FineTuneProfiles of a file.
 
     Raises:
         InvalidDocument: the file is missing or no YAML, or holds something else.
@@ -59,23 +69,35 @@ def read(file: Path) -> list[Object]:
         raise InvalidDocument(f"{file}: not YAML: not a text in UTF-8") from None
     except kubectl_yaml.InvalidYaml as e:
         raise InvalidDocument(f"{file}: not YAML: {e}") from None
-    jobs = [_job(document, f"{file}, document {i + 1}") for i, document in enumerate(documents) if document is not None]
-    if not jobs:
+    found: dict[str, list[Object]] = {names.KIND: [], names.PROFILE_KIND: []}
+    for i, document in enumerate(documents):
+        if document is not None:
+            found[_kind(document, f"{file}, document {i + 1}")].append(document)
+    if not any(found.values()):
         raise InvalidDocument(f"{file}: empty; expected a {names.KIND} (apiVersion {names.API_VERSION})")
-    return jobs
+    return Contents(tuple(found[names.KIND]), tuple(found[names.PROFILE_KIND]))
 
 
-def _job(document: Any, where: str) -> Object:
+def _kind(document: Any, where: str) -> str:
     if not isinstance(document, dict):
         raise InvalidDocument(f"{where}: found {type(document).__name__}, expected a {names.KIND}")
-    found = document.get("apiVersion"), document.get("kind")
-    if found != (names.API_VERSION, names.KIND):
-        expected = f"apiVersion {names.API_VERSION}, kind {names.KIND}"
-        raise InvalidDocument(f"{where}: found apiVersion {found[0]}, kind {found[1]}; expected {expected}")
-    return document
+    version, kind = document.get("apiVersion"), document.get("kind")
+    if version != names.API_VERSION or kind not in (names.KIND, names.PROFILE_KIND):
+        expected = f"apiVersion {names.API_VERSION}, kind {names.KIND} or {names.PROFILE_KIND}"
+        raise InvalidDocument(f"{where}: found apiVersion {version}, kind {kind}; expected {expected}")
+    return str(kind)
 
 
-def localise(document: Object, where: Path, endpoint_url: str, node: Mapping[str, Any]) -> Localised:
+def profile_of(document: Object) -> str:
+    """The name of the FineTuneProfile that a job has, if there is one of that name."""
+    spec = document.get("spec")
+    name = spec.get("profile") if isinstance(spec, dict) else None
+    return name if isinstance(name, str) else names.DEFAULT_PROFILE
+
+
+def localise(
+    document: Object, where: Path, endpoint_url: str, node: Mapping[str, Any], profile: Object | None = None
+) -> Localised:
     """The job with ``file://`` URIs, storage and output of the local S3; fields of a wrong type are left as they are,
     for the API server to refuse.
 
@@ -84,6 +106,7 @@ def localise(document: Object, where: Path, endpoint_url: str, node: Mapping[str
         where: its file; relative paths start from there.
         endpoint_url: of the local S3.
         node: what the local node has to give (``status.allocatable``).
+        profile: the FineTuneProfile that the job has, as the API server holds it.
 
     Raises:
         InvalidDocument: a file that does not exist, or storage that does not go with local files.
@@ -105,26 +128,30 @@ def localise(document: Object, where: Path, endpoint_url: str, node: Mapping[str
         spec["output"] = {"uri": f"s3://{BUCKET}/output/"}
     if spec.get("resources") is None:  # absent, or a key with nothing behind it
         spec["resources"] = {}
-    notes = tuple(_fill_resources(spec["resources"], node))
+    notes = tuple(_fill_resources(spec["resources"], node, profile))
     buckets = {BUCKET, *_bucket_of(spec.get("output"))} if not given else set()
     return Localised(job, tuple(uploads), tuple(sorted(buckets)), uses_local_s3=not given, notes=notes)
 
 
-def _fill_resources(resources: Any, node: Mapping[str, Any]) -> Iterator[str]:
-    """A job that runs alone may have the whole machine; what was filled in, in words."""
+def _fill_resources(resources: Any, node: Mapping[str, Any], profile: Object | None) -> Iterator[str]:
+    """A job that runs alone may have the whole machine, or what its profile lets it have; what was filled in, in
+    words."""
     if not isinstance(resources, dict):
         return
     if "gpusPerNode" not in resources and int(node.get("nvidia.com/gpu", 0)) == 0:
         resources["gpusPerNode"] = 0
         yield "no GPU is offered on this machine: spec.resources.gpusPerNode is 0"
-    if "cpu" not in resources:
-        resources["cpu"] = node["cpu"]
-        yield f"all CPUs of this machine: spec.resources.cpu is {node['cpu']}"
+    given = (profile or {}).get("spec") or {}
+    if "cpu" in resources or "cpu" in given.get("defaults", {}):
+        return
+    limit = given.get("limits", {}).get("cpu", node["cpu"])
+    resources["cpu"] = min(node["cpu"], limit, key=amount)
+    of = "of this machine" if resources["cpu"] == node["cpu"] else f"that {names.PROFILE_KIND} {_name(profile)} allows"
+    yield f"all CPUs {of}: spec.resources.cpu is {resources['cpu']}"
 
 
 def _rewrite_files(job: Object, spec: Object, where: Path) -> Iterator[Upload]:
-    meta = job.get("metadata")
-    name = str(meta.get("name", "job")) if isinstance(meta, dict) else "job"
+    name = _name(job)
     for source, field_path in _uris(spec):
         uri = source.get("uri")
         if not isinstance(uri, str):
@@ -158,6 +185,11 @@ def _uris(spec: Object) -> Iterator[tuple[Object, str]]:
         for i, source in enumerate(sources if isinstance(sources, list) else ()):
             if isinstance(source, dict):
                 yield source, f"spec.data.{name}[{i}]"
+
+
+def _name(document: Object | None) -> str:
+    meta = (document or {}).get("metadata")
+    return str(meta.get("name", "job")) if isinstance(meta, dict) else "job"
 
 
 def _bucket_of(output: Any) -> set[str]:

@@ -5,12 +5,13 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from finetune_api import names
 from finetune_api.conditions import ConditionType, Phase, Reason
 from finetune_local.client import ApiClient, ApiError
 from finetune_local.connection import Addresses
-from finetune_local.run.documents import SECRET, Localised, localise
+from finetune_local.run.documents import SECRET, Localised, localise, profile_of
 from finetune_local.run.progress import Display
 
 Object = dict[str, Any]
@@ -23,8 +24,41 @@ _UNEXPLAINED = (Reason.TRAINER_CRASHED, Reason.TRAINER_KILLED, Reason.RESULT_MIS
 """Reasons for which the log says more than the message."""
 
 
+_PROFILES = f"/apis/{names.API_VERSION}/{names.PROFILE_PLURAL}"
+
+
 class RunFailed(Exception):
     """The job was refused, failed or vanished. ``str()`` is what to tell the user."""
+
+
+async def apply_profile(document: Object, file: Path, client: ApiClient) -> None:
+    """Creates a FineTuneProfile, or puts it in place of the one of its name.
+
+    Raises:
+        RunFailed: the API server refused it.
+    """
+    try:
+        try:
+            await client.create(_PROFILES, document, fieldValidation="Strict")
+        except ApiError as e:
+            if not e.conflict:
+                raise
+            path = f"{_PROFILES}/{quote(document['metadata']['name'], safe='')}"
+            version = (await client.get(path))["metadata"]["resourceVersion"]
+            metadata = document["metadata"] | {"resourceVersion": version}
+            await client.replace(path, document | {"metadata": metadata}, fieldValidation="Strict")
+    except ApiError as e:
+        raise RunFailed(f"{file}: {_refusal(e)}") from None
+
+
+async def _profile_of(document: Object, client: ApiClient) -> Object | None:
+    """The FineTuneProfile that a job has."""
+    try:
+        return await client.get(f"{_PROFILES}/{quote(profile_of(document), safe='')}")
+    except ApiError as e:
+        if e.not_found:
+            return None
+        raise
 
 
 async def run(document: Object, file: Path, client: ApiClient, addresses: Addresses, display: Display) -> Object:
@@ -35,7 +69,8 @@ async def run(document: Object, file: Path, client: ApiClient, addresses: Addres
         RunFailed: the API server refused it, or it was deleted, or it can never start.
     """
     node = await client.get("/api/v1/nodes/local")
-    fit = localise(document, file, addresses.endpoint_url, node["status"]["allocatable"])
+    profile = await _profile_of(document, client)
+    fit = localise(document, file, addresses.endpoint_url, node["status"]["allocatable"], profile)
     for note in fit.notes:
         display.say(note)
     await _prepare(fit, file, client, addresses)

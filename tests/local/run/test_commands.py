@@ -21,6 +21,7 @@ from finetune_local import __main__ as command
 from finetune_local import connection
 from finetune_local.cluster import ControlPlaneFailed, LocalCluster
 from finetune_local.connection import Addresses
+from finetune_local.run.documents import InvalidDocument
 from finetune_local.run.job import RunFailed
 
 FAKE_TRAINER = """#!{python}
@@ -60,6 +61,11 @@ def fine_tune_job(name: str, **spec: Any) -> dict[str, Any]:
     whole = {"model": {"uri": "hf://org/model"}, "data": data, "runPolicy": {"maxRetries": 0}}
     head = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}}
     return head | {"spec": whole | spec}
+
+
+def profile(name: str, **spec: Any) -> dict[str, Any]:
+    head = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneProfile", "metadata": {"name": name}}
+    return head | {"spec": spec}
 
 
 def in_namespace(namespace: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +112,55 @@ def test_jobs_run_one_after_the_other_and_their_results_come_home(
     assert "1.83→1.21" in table
     assert (tmp_path / "out" / "second" / "copy").read_text() == '{"text": "hello"}\n'
     assert "first  Running" in printed.err
+
+
+def test_jobs_obey_the_profiles_beside_them_wherever_those_stand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run is of an `up` that has the profiles already: they are replaced."""
+    beside = tmp_path / "profiles.yaml"
+    beside.write_text(yaml.safe_dump(profile("small", defaults={"cpu": "250m"}, limits={"cpu": 1})))
+    everybodys = profile("default", defaults={"cpu": "125m"})
+    named, unnamed = fine_tune_job("named", profile="small"), fine_tune_job("unnamed")
+    file = write(tmp_path, named, unnamed, everybodys)
+    greedy = fine_tune_job("greedy", profile="small", resources={"cpu": "500m"})
+
+    async def scenario(cluster: LocalCluster, options: argparse.Namespace) -> Any:
+        assert await command.run(options) == 0
+        pods = (await cluster.client.get("/api/v1/namespaces/default/pods"))["items"]
+        beside.write_text(yaml.safe_dump(profile("small", limits={"cpu": "250m"})))
+        write(tmp_path, greedy)
+        assert await command.run(options) == 1
+        return pods
+
+    pods = in_local_mode(tmp_path, file, scenario, "-f", str(beside))
+
+    printed = capsys.readouterr()
+    asked = {
+        pod["metadata"]["annotations"]["finetune.dev/job"]: pod["spec"]["containers"][0]["resources"]["requests"]["cpu"]
+        for pod in pods
+    }
+    assert asked == {"named": "250m", "unnamed": "125m"}
+    assert "greedy: Failed: NotAllowed: " in printed.err
+    assert "250m" in printed.err.strip().splitlines()[-1]
+    resources = list(yaml.safe_load_all(printed.out.partition("\nNAME ")[0]))
+    used = {found["metadata"]["name"]: found["status"]["attempts"][0]["profile"]["name"] for found in resources}
+    assert used == {"named": "small", "unnamed": "default"}
+
+
+def test_a_wrong_profile_is_refused_before_anything_runs_and_profiles_alone_are_no_run(tmp_path: Path) -> None:
+    file = write(tmp_path, fine_tune_job("j"), profile("small", limits={"cpus": 1}))
+
+    async def scenario(_: LocalCluster, options: argparse.Namespace) -> None:
+        with pytest.raises(RunFailed) as caught:
+            await command.run(options)
+        assert str(caught.value).startswith(str(file))
+        assert 'unknown field "spec.limits.cpus"' in str(caught.value)
+        write(tmp_path, profile("small"))
+        with pytest.raises(InvalidDocument, match=r"job\.yaml: no FineTuneJob; name a file with one, too"):
+            await command.run(options)
+
+    in_local_mode(tmp_path, file, scenario)
 
 
 def test_a_failed_job_ends_the_run_with_reason_and_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_local.run.documents import BUCKET, SECRET, InvalidDocument, localise, read
+from finetune_local.run.documents import BUCKET, SECRET, InvalidDocument, localise, profile_of, read
 
 NODE = {"cpu": "4", "memory": "8Gi"}
 S3 = "http://127.0.0.1:9000"
@@ -22,7 +22,20 @@ def test_every_document_of_a_file_is_read_in_order(tmp_path: Path) -> None:
     file = tmp_path / "jobs.yaml"
     file.write_text(f"{HEAD}metadata: {{name: one}}\n---\n{HEAD}metadata: {{name: two}}\n---\n")
 
-    assert [job["metadata"]["name"] for job in read(file)] == ["one", "two"]
+    assert [job["metadata"]["name"] for job in read(file).jobs] == ["one", "two"]
+    assert read(file).profiles == ()
+
+
+def test_profiles_are_read_beside_jobs_or_by_themselves(tmp_path: Path) -> None:
+    profile = f"{HEAD.replace('FineTuneJob', 'FineTuneProfile')}metadata: {{name: small}}\n"
+    file = tmp_path / "jobs.yaml"
+    file.write_text(f"{HEAD}metadata: {{name: one}}\n---\n{profile}")
+    alone = tmp_path / "profile.yaml"
+    alone.write_text(profile)
+
+    for found, jobs in ((read(file), ["one"]), (read(alone), [])):
+        assert [job["metadata"]["name"] for job in found.jobs] == jobs
+        assert [profile["metadata"]["name"] for profile in found.profiles] == ["small"]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +52,7 @@ def test_every_document_of_a_file_is_read_in_order(tmp_path: Path) -> None:
         ("- 1\n", "document 1: found list, expected a FineTuneJob"),
         (f"{HEAD}---\napiVersion: v1\nkind: Pod\n", "document 2: found apiVersion v1, kind Pod; expected apiVersion"),
         ("kind: FineTuneJob\n", "found apiVersion None, kind FineTuneJob; expected apiVersion finetune.dev/v1alpha1"),
+        (f"{HEAD}---\napiVersion: v1\nkind: FineTuneProfile\n", "kind FineTuneJob or FineTuneProfile"),
     ],
 )
 def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
@@ -71,14 +85,14 @@ def test_numbers_and_dates_are_what_kubectl_reads(tmp_path: Path, text: str, val
     file = tmp_path / "job.yaml"
     file.write_text(f"{HEAD}metadata: {{name: one}}\nspec: {{training: {{learningRate: {text}}}}}\n")
 
-    assert read(file)[0]["spec"]["training"]["learningRate"] == value
+    assert read(file).jobs[0]["spec"]["training"]["learningRate"] == value
 
 
 def test_a_key_may_be_given_beside_what_is_merged_in(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(f"{HEAD}a: &a {{x: 1, y: 2}}\nb: &b {{<<: *a, y: 3}}\nc: {{<<: *b, x: 4}}\n")
 
-    job = read(file)[0]
+    job = read(file).jobs[0]
 
     assert (job["b"], job["c"]) == ({"x": 1, "y": 3}, {"x": 4, "y": 3})
 
@@ -137,6 +151,35 @@ def test_what_is_absent_is_filled_in(tmp_path: Path) -> None:
         "no GPU is offered on this machine: spec.resources.gpusPerNode is 0",
         "all CPUs of this machine: spec.resources.cpu is 4",
     )
+
+
+@pytest.mark.parametrize(
+    ("profile", "cpu", "note"),
+    [
+        ({}, "4", "all CPUs of this machine: spec.resources.cpu is 4"),
+        ({"limits": {"cpu": 8}}, "4", "all CPUs of this machine: spec.resources.cpu is 4"),
+        ({"limits": {"cpu": "1500m"}}, "1500m", "all CPUs that FineTuneProfile p allows: spec.resources.cpu is 1500m"),
+        ({"defaults": {"cpu": 2}, "limits": {"cpu": 3}}, None, None),
+    ],
+)
+def test_a_job_that_asks_for_no_cpus_gets_what_its_profile_gives_or_allows(
+    tmp_path: Path, profile: dict[str, Any], cpu: str | None, note: str | None
+) -> None:
+    held = {"metadata": {"name": "p"}, "spec": profile}
+
+    fit = localise(document(), tmp_path / "job.yaml", S3, NODE, held)
+
+    assert fit.job["spec"]["resources"].get("cpu") == cpu
+    assert (note in fit.notes) is (note is not None)
+    given = localise(document(resources={"cpu": 16}), tmp_path / "job.yaml", S3, NODE, held)
+    assert given.job["spec"]["resources"]["cpu"] == 16, "what is asked for is the operator's to refuse"
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [({"profile": "small"}, "small"), ({}, "default"), ({"profile": 1}, "default"), (None, "default")]
+)
+def test_a_job_has_the_profile_that_it_names_or_the_default_one(spec: Any, name: str) -> None:
+    assert profile_of(document() | {"spec": spec}) == name
 
 
 def test_keys_with_nothing_behind_them_count_as_absent(tmp_path: Path) -> None:
