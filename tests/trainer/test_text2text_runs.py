@@ -3,7 +3,8 @@
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedModel
 
 from finetune_api.run import ExitCode
 from tests import tiny
@@ -63,6 +64,43 @@ def test_a_model_learns_to_write_what_it_reads(s3, trainer, uris, directories, t
     assert isinstance(model, PeftModel if adapter == "lora" else PreTrainedModel)
     told = said(model, tokenizer, [sample["prompt"] for sample in report["samples"]])
     assert told == [sample["tuned"] for sample in report["samples"]]
+
+
+SHORT_AND_LONG = [{"prompt": f"say {n % 5}", "completion": f" {n % 5}" * (1 + n % 4)} for n in range(20)]
+
+
+def test_a_step_with_smoothed_labels_is_that_of_torch_over_all_targets_together(
+    s3, trainer, uris, tmp_path, directories
+):
+    """Against SGD on the mean over the target tokens of the whole step. The forward passes' means, or padding that
+    counts, would make it another."""
+    ended = trainer.run(
+        task=T2T,
+        model={"uri": uris["t5"]},
+        method={"adapter": "none"},
+        data={
+            "train": trainer.data(tiny.json_lines(*SHORT_AND_LONG))["train"],
+            "validation": [{"uri": s3.put("data/held-out-smoothed.jsonl", tiny.json_lines(*SHORT_AND_LONG))}],
+        },
+        training={
+            "labelSmoothing": 0.3, "maxSteps": 1, "batchSize": 20, "microBatchSize": 3, "optimizer": "sgd",
+            "learningRate": 0.1, "schedule": "constant", "warmupFraction": 0, "maxGradNorm": 1000, "maxLength": 32,
+        },
+        evaluation={"metrics": []},
+    )  # fmt: skip
+    assert ended.code == 0, ended.result.error
+    model, tokenizer = (kind.from_pretrained(directories["t5"]) for kind in (AutoModelForSeq2SeqLM, AutoTokenizer))
+    given = [dict(tokenizer(each["prompt"], text_target=each["completion"])) for each in SHORT_AND_LONG]
+    batch = DataCollatorForSeq2Seq(tokenizer, model)(given)
+    labels, logits = batch["labels"].flatten(), model.train()(**batch).logits.flatten(0, 1)
+    loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+    assert s3.report(ended.location)["steps"][0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert ended.metric("eval_loss")[1] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    published = load_file(s3.fetch(ended.location, tmp_path / "published") / "model.safetensors")
+    for name, weight in published.items():
+        torch.testing.assert_close(weight, model.state_dict()[name], rtol=0, atol=1e-6, msg=name)
 
 
 def test_bf16_is_measured_as_it_is_published(s3, trainer, uris, tmp_path):

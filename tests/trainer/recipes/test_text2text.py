@@ -14,6 +14,7 @@ from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.sides import SidesEncoder
 from finetune_trainer.recipes.text2text import Text2Text
 from finetune_trainer.training.batches import Cut, plan_batches
+from finetune_trainer.training.objective import IGNORED
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -103,6 +104,21 @@ def test_loss_and_gradients_are_those_of_transformers(model, tokenizer):
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_labels_are_smoothed_as_by_torch_where_there_is_no_padding_and_what_is_measured_is_not(model, tokenizer):
+    objective = Text2Text(model).eval()
+    encoded = SidesEncoder(tokenizer, 32).encode(RECORDS)
+    batch = objective.collate(list(encoded), False, CPU)
+    plain = objective(batch).loss
+    objective.smoothing = 0.3
+    assert torch.equal(objective(batch).loss, plain)  # in evaluation mode
+    given = DataCollatorForSeq2Seq(tokenizer, model)(theirs(tokenizer))
+    labels = given["labels"].flatten()
+    assert IGNORED in labels
+    logits = model(**given).logits.flatten(0, 1)
+    mean = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+    torch.testing.assert_close(objective.train()(batch).loss / sum(encoded.units), mean)
 
 
 def test_in_bf16_they_are_the_same_to_rounding(model, tokenizer):
