@@ -1,5 +1,7 @@
 """Several sets in one run: what a weight does, and that each set is measured as if it were alone."""
 
+import math
+
 import pytest
 
 from tests import tiny
@@ -138,6 +140,86 @@ def test_other_recipes_mix_and_measure_sets_as_well(s3, trainer, put, kind):
             assert together.metric(f"{alone[0]}/{metric.name}") == pytest.approx(ended.metric(metric.name), rel=1e-4)
     shown = s3.report(together.location)["sets"][0]["examples"][0]
     assert "say" in "".join(part["text"] for part in shown["text"])
+
+
+WEIGHTS = {"red": 3, "blue": 0.5}
+SHARE = {"red": 6 / 7, "blue": 1 / 7}
+"""Of what is trained on, of two sets of one length: what a model answers with that has learned all there is to learn
+from two sets that contradict each other."""
+
+
+def contradicting(put, **sets):
+    """The data section for ``red`` and ``blue``, each of which is (its records, its template); measured by the names
+    alone, so that the template of what is held out is the train set's."""
+    uris = {name: put(name, records) for name, (records, _) in sets.items()}
+    train = [
+        {"uri": uris[name], "name": name, "weight": WEIGHTS[name], "template": template}
+        for name, (_, template) in sets.items()
+    ]
+    return {"train": train, "validation": [{"uri": uri, "name": name} for name, uri in uris.items()]}
+
+
+def text_of(example):
+    return "".join(run["text"] for run in example["text"] if run.get("part") != "rejected")
+
+
+def test_a_reader_and_writer_learns_sets_by_their_weights_each_by_its_template(s3, trainer, put, tmp_path):
+    """The sources are alike as the templates write them, so that nothing but their frequency tells the answers apart;
+    by another template each set would be learned for itself. The probabilities are those of the weights, in nats, of
+    which the end token after each answer takes the half."""
+    ended = trainer.run(
+        task="text2text-generation",
+        model={"uri": s3.put_directory("models/t5-mixed", tiny.save_reader_and_writer(tmp_path / "t5"))},
+        method={"adapter": "none"},
+        data=contradicting(
+            put,
+            red=([{"text": f"say {n}"} for n in range(4)], "{{ text }}{% generation %}1{% endgeneration %}"),
+            blue=([{"number": n} for n in range(4)], "say {{ number }}{% generation %}2{% endgeneration %}"),
+        ),
+        training={"maxSteps": 60, "learningRate": 3e-2, "batchSize": 14, "maxLength": 32, "schedule": "linear"},
+        evaluation={"metrics": ["exact_match"], "maxNewTokens": 4},
+    )
+    assert ended.code == 0, ended.result.error
+    for name, share in SHARE.items():
+        assert ended.metric(f"{name}/eval_loss")[0] == pytest.approx(-math.log(share) / 2, abs=0.05)
+        assert ended.metric(f"{name}/exact_match")[0] == round(share)
+    sets = {entry["name"]: entry for entry in s3.report(ended.location)["sets"]}
+    assert [sets[name]["train"][0]["perEpoch"] for name in WEIGHTS] == [12, 2]
+    assert [text_of(sets[name]["examples"][0]).replace("<|im_end|>", " ") for name in WEIGHTS] == [
+        "say 0 1 ",
+        "say 0 2 ",
+    ]
+
+
+PLAIN = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+
+
+def replies(asked, chosen, rejected):
+    say = {"chosen": chosen, "rejected": rejected}
+    written = {name: [{"role": "assistant", "content": content}] for name, content in say.items()}
+    return [{"prompt": [{"role": "user", "content": asked.format(n)}]} | written for n in range(4)]
+
+
+def test_preferences_are_weighed_by_the_weights_of_their_sets_each_by_its_template(s3, trainer, put):
+    """The prompts are alike as the templates write them. Of pairs of which the share p has one answer chosen, and the
+    rest the other, the loss of DPO is least where the one is worth ln(p / (1 - p)) more."""
+    ended = trainer.run(
+        method={"objective": "dpo"},
+        data=contradicting(
+            put,
+            red=(replies("say {}", " red", " blue"), PLAIN),
+            blue=(replies("{}", " blue", " red"), PLAIN.replace("{{", "{{ 'say ' if m.role == 'user' }}{{")),
+        ),
+        training={"maxSteps": 30, "learningRate": 1e-2, "batchSize": 14, "maxLength": 32},
+    )
+    assert ended.code == 0, ended.result.error
+    for name, share in SHARE.items():
+        assert ended.metric(f"{name}/reward_margin")[0] == pytest.approx(math.log(share / (1 - share)), abs=0.05)
+        assert ended.metric(f"{name}/eval_loss")[0] == pytest.approx(-math.log(share), abs=0.01)
+        assert ended.metric(f"{name}/preference_accuracy") == (round(share), 0.5)
+    sets = {entry["name"]: entry for entry in s3.report(ended.location)["sets"]}
+    assert [sets[name]["train"][0]["perEpoch"] for name in WEIGHTS] == [12, 2]
+    assert [text_of(sets[name]["examples"][0]) for name in WEIGHTS] == [f"say 0 {name}<|im_end|>" for name in WEIGHTS]
 
 
 def test_of_many_sets_the_status_has_what_matters_most_and_the_report_all(s3, trainer, put):
