@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.run import ExitCode
@@ -114,22 +113,6 @@ def test_a_merged_adapter_is_a_model_as_good_as_was_told(s3, trainer, tmp_path, 
     tokenizer = AutoTokenizer.from_pretrained(directory)
     assert ended.metric("eval_loss")[0] == pytest.approx(loss_of(model, tokenizer, HELD_OUT), rel=1e-4)
     assert "merged into `s3://team-a/models/tiny/`" in (directory / "README.md").read_text()
-
-
-def test_frozen_parts_of_a_model_are_published_as_they_were(s3, trainer, model_directory, tmp_path):
-    method = {"adapter": "none", "freeze": {"embeddings": True, "layers": 1}}
-    training = {"maxSteps": 10, "learningRate": 1e-2, "maxLength": 64}
-    ended = trainer.run(method=method, training=training)
-    assert ended.metric("eval_loss")[0] < ended.metric("eval_loss")[1] - 1
-    before, after = (
-        load_file(path / "model.safetensors")
-        for path in (model_directory, s3.fetch(ended.location, tmp_path / "model"))
-    )
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        frozen = name.startswith(("model.embed_tokens", "model.layers.0."))
-        assert torch.equal(tensor, after[name]) is frozen, name
-    assert s3.report(ended.location)["hyperparameters"]["freeze.layers"] == 1
 
 
 def test_a_prefix_is_not_trained_where_layers_would_have_to_be_computed_twice(trainer, monkeypatch):

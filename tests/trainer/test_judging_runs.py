@@ -188,7 +188,7 @@ EVERYTHING = STEPS | {
     ("name", "method", "training"),
     [
         ("one label", {}, {"labelSmoothing": 0.1}),
-        ("entities", {"adapter": "none"}, {"optimizer": "rmsprop"}),
+        ("entities", {"adapter": "none", "freeze": {"layers": 1}}, {"optimizer": "rmsprop"}),
         pytest.param("several labels", {"adapter": "none"}, {"optimizer": "sgd", "l1": 1e-5}, marks=pytest.mark.long),
         pytest.param("questions", {"adapter": "qlora"}, {"optimizer": "adafactor"}, marks=pytest.mark.long),
     ],
