@@ -69,8 +69,7 @@ class FineTuneJobs:
         """An event of the watch arrived. ``kind`` is ADDED, MODIFIED or DELETED."""
         key = _key(found)
         if kind == "DELETED":
-            if (cached := self.get(key)) and cached["metadata"]["uid"] == found["metadata"]["uid"]:
-                self.drop(key)
+            if self.drop(found):
                 self._changed(key)
             return
         known = self._known_versions.get(key, [])
@@ -87,20 +86,28 @@ class FineTuneJobs:
     # what we did, or read ourselves
 
     def learned(self, raw: Raw) -> None:
-        """The API server answered with this object to a read or a write of ours; its event is still to come."""
-        key = _key(raw)
+        """The API server answered with this object to a read or a write of ours; its event is still to come.
+
+        One that is not kept stays away: that it is gone, or another's to serve, may be heard before the answer.
+        """
+        key, meta = _key(raw), raw["metadata"]
         cached = self.get(key)
-        version = raw["metadata"]["resourceVersion"]
-        if cached is None or cached["metadata"]["resourceVersion"] != version:
-            self._known_versions.setdefault(key, []).append(version)
+        if cached is None or cached["metadata"]["uid"] != meta["uid"]:
+            return
+        if cached["metadata"]["resourceVersion"] != meta["resourceVersion"]:
+            self._known_versions.setdefault(key, []).append(meta["resourceVersion"])
         self._put(key, slim(raw))
 
-    def drop(self, key: Key) -> None:
-        """Forget one that is gone."""
-        raw = self._all.pop(key, None)
+    def drop(self, raw: Raw) -> bool:
+        """Forget one that is gone; another of its name stays. Whether it was kept."""
+        key = _key(raw)
+        cached = self.get(key)
+        if cached is None or cached["metadata"]["uid"] != raw["metadata"]["uid"]:
+            return False
+        del self._all[key]
         self._known_versions.pop(key, None)
-        if raw:
-            self._forget(raw)
+        self._forget(cached)
+        return True
 
     def _put(self, key: Key, raw: Raw) -> None:
         if (before := self.get(key)) and before["metadata"]["uid"] != raw["metadata"]["uid"]:

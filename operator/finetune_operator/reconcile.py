@@ -196,12 +196,8 @@ class Reconciler:
 
     async def _still(self, key: Key, raw: Raw) -> None:
         """Make sure that the FineTuneJob a Job is created for exists as it was seen: a watch may be behind."""
-        live = await self._cluster.get_finetunejob(*key)
-        if live is None:
-            self._world.finetunejobs.drop(key)
-            raise _Changed
-        if live["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
-            self._world.finetunejobs.learned(live)
+        live = await self._refreshed(key, raw)
+        if live is None or live["metadata"]["resourceVersion"] != raw["metadata"]["resourceVersion"]:
             raise _Changed
 
     async def _existing(self, namespace: str, name: str) -> JobState:
@@ -218,10 +214,10 @@ class Reconciler:
             answer = await self._cluster.patch_status(*key, meta["resourceVersion"], decision.status)
         except ApiError as e:
             if e.code == 404:
-                self._world.finetunejobs.drop(key)
+                self._world.finetunejobs.drop(raw)
                 raise _Changed from e
             if e.code == 409:
-                await self._refresh(key)
+                await self._refreshed(key, raw)
                 raise _Changed from e
             raise
         self._world.finetunejobs.learned(answer)
@@ -229,12 +225,14 @@ class Reconciler:
         self._wrote(raw, answer)
         await self._tell(raw, decision)
 
-    async def _refresh(self, key: Key) -> None:
+    async def _refreshed(self, key: Key, raw: Raw) -> Raw | None:
+        """The FineTuneJob as it is now; None where it is gone, even if another one has its name."""
         live = await self._cluster.get_finetunejob(*key)
-        if live is None:
-            self._world.finetunejobs.drop(key)
-        else:
-            self._world.finetunejobs.learned(live)
+        if live is None or live["metadata"]["uid"] != raw["metadata"]["uid"]:
+            self._world.finetunejobs.drop(raw)
+            return None
+        self._world.finetunejobs.learned(live)
+        return live
 
     async def _tell(self, raw: Raw, decision: Decision) -> None:
         """Events are for people: what goes wrong with one stops nothing."""

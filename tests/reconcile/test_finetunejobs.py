@@ -1,5 +1,7 @@
 """What is taken for newer of a FineTuneJob, and what a list says."""
 
+import pytest
+
 from finetune_operator.finetunejobs import FineTuneJobs, slim
 from tests import builders as b
 
@@ -42,8 +44,29 @@ def test_what_was_written_is_not_undone_by_events_from_before_it():
     assert changes == [KEY]
 
 
+@pytest.mark.parametrize("there_now", [None, job(uid="new", version="4")], ids=["gone", "made again"])
+def test_an_answer_that_comes_after_the_news_that_it_is_gone_brings_nothing_back(there_now):
+    f, _, _ = finetunejobs()
+    f.event("ADDED", job(uid="old", version="1"))
+    f.event("DELETED", job(uid="old", version="3"))
+    if there_now:
+        f.event("ADDED", there_now)
+    f.learned(job(uid="old", version="2"))
+    assert f.get(KEY) == there_now
+    assert f.of("old", b.NAMESPACE) is None
+
+
+def test_to_forget_one_that_is_gone_leaves_another_of_its_name():
+    f, _, _ = finetunejobs()
+    f.event("ADDED", job(uid="new", version="4"))
+    assert not f.drop(job(uid="old", version="1"))
+    assert f.of("new", b.NAMESPACE) == KEY
+    assert f.drop(job(uid="new", version="4"))
+
+
 def test_an_event_that_jumps_over_our_writes_is_newer_than_they_are():
     f, _, _ = finetunejobs()
+    f.event("ADDED", job(version="0"))
     f.learned(job(version="1"))
     f.learned(job(version="2"))
     f.event("MODIFIED", job(version="9"))
@@ -113,5 +136,6 @@ def test_large_parts_that_no_decision_needs_are_not_kept():
     f, _, _ = finetunejobs()
     raw = b.finetunejob()
     raw["metadata"] |= {"managedFields": [{"manager": "x"}], "annotations": {"last-applied": "…"}}
+    f.event("ADDED", job(version="0"))
     f.learned(raw)
     assert not f.get(KEY)["metadata"].keys() & {"managedFields", "annotations"}

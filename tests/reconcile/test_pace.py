@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from finetune_api.run import Report
+from finetune_operator.finetunejobs import slim
 from finetune_operator.observed import JobState, PodState, ReceivedReport
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.settings import Settings
@@ -27,7 +28,7 @@ def test_all_jobs_together_keep_to_the_writes_a_second(others, interval):
         assert world.reported(ReceivedReport(f"uid-of-{name}", said, time[0]))
 
     cluster.store("finetunejobs", b.finetunejob())
-    world.finetunejobs.learned(cluster.finetunejob)
+    world.finetunejobs.event("ADDED", slim(cluster.finetunejob))
     now(turn(KEY))
     world.jobs.put(JobState.of(cluster.jobs[cluster.created[0]]))
     world.pods.put(PodState.of(b.running_pod()))

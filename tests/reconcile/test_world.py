@@ -130,7 +130,7 @@ def test_of_a_job_that_has_finished_or_is_gone_no_pod_is_remembered():
     w.finetunejobs.event("MODIFIED", b.finetunejob(version="2", status={"phase": "Succeeded"}))
     drop(w, "b")
     assert w._gone == {}
-    w.finetunejobs.drop(KEY)
+    w.finetunejobs.drop(b.finetunejob())
     w.pods.put(PodState.of(b.ended_pod(0, name="c")))
     drop(w, "c")
     assert w._gone == {}
