@@ -140,7 +140,7 @@ class Operator:
         self.health.has(what)
 
     async def _fill_caches(self, group: asyncio.TaskGroup) -> None:
-        full = False
+        settings, full = self._settings, False
 
         def warn(problem: str) -> None:
             log.warning("%s", problem)
@@ -149,7 +149,7 @@ class Operator:
 
         reflectors = [
             ProfileReflector(self._connection, self.profiles, warn, functools.partial(self.health.note, "profiles")),
-            *self.world.reflectors(self._connection, self._settings.watch_namespaces, warn),
+            *self.world.reflectors(self._connection, settings.watch_namespaces, settings.watch_selector, warn),
         ]
         for reflector in reflectors:
             group.create_task(reflector.run())

@@ -37,6 +37,10 @@ class Settings:
 
     namespace: str = _setting("default", "Namespace of the operator itself: its Lease and its Secret live there.")
     watch_namespaces: tuple[str, ...] = _setting((), "Namespaces to serve, separated by commas. Empty: all.")
+    watch_selector: str = _setting(
+        "",
+        "Label selector of the FineTuneJobs to serve, as in kubectl get --selector: a shard of them. Empty: all.",
+    )
     identity: str = _setting("", "Name of this replica, unique among replicas. Empty: the host name (the pod's name).")
     workers: int = _setting(8, "FineTuneJobs that are worked on at the same time.", least=1)
     progress_interval: float = _setting(

@@ -42,13 +42,14 @@ class World:
         self._stillness = Stillness(clock)
 
     def reflectors(
-        self, connection: Connection, namespaces: tuple[str, ...], warn: Callable[[str], None]
+        self, connection: Connection, namespaces: tuple[str, ...], selector: str, warn: Callable[[str], None]
     ) -> list[Reflector[Any]]:
-        """What keeps it up to date, for the namespaces served (empty: all)."""
+        """What keeps it up to date, for the namespaces served (empty: all), and in them for the FineTuneJobs of a label
+        selector (empty: all)."""
         found: list[Reflector[Any]] = []
         for namespace in namespaces or (None,):
             found += [
-                Reflector(connection, FINETUNEJOBS, namespace, slim, self.finetunejobs, warn),
+                Reflector(connection, FINETUNEJOBS, namespace, slim, self.finetunejobs, warn, selector),
                 Reflector(connection, JOBS, namespace, JobState.of, self.jobs, warn, MANAGED),
                 Reflector(connection, PODS, namespace, PodState.of, self.pods, warn, MANAGED),
             ]

@@ -542,6 +542,30 @@ async def test_only_the_namespaces_to_serve_are_read_and_served(tmp_path):
 
 
 @asynchronous
+async def test_shards_by_label_serve_their_own_and_one_that_changes_its_label_is_gone_on_with_by_the_other(tmp_path):
+    async with plane(tmp_path) as p:
+        p.script |= {"ours": [SUCCEEDS], "moves": [RUNS], "theirs": [SUCCEEDS]}
+        async with p.operator(watch_selector="shard=a", leader_election=False) as first:
+            for name, labels in (("ours", {"shard": "a"}), ("moves", {"shard": "a"}), ("theirs", {})):
+                manifest = b.manifest(name)
+                await p.apply(manifest | {"metadata": manifest["metadata"] | {"labels": labels}})
+            await p.phase("Succeeded", "ours")
+            await p.phase("Running", "moves")
+            assert p.status("theirs") == {}
+            async with p.operator(watch_selector="shard!=a", leader_election=False) as second:
+                await p.phase("Succeeded", "theirs")
+                path = f"/apis/{names.API_VERSION}/namespaces/{b.NAMESPACE}/{names.PLURAL}/moves"
+                await p.client.patch(path, {"metadata": {"labels": {"shard": "b"}}})
+                await until(lambda: len(second.world.finetunejobs) == 2, "the second has it")
+                await until(lambda: len(first.world.finetunejobs) == 1, "the first has left it")
+                pod = next(pod for pod in p.pods() if pod["metadata"]["name"].startswith("moves"))
+                await p.play(pod, b.ended_pod(0, b.result()))
+                await p.phase("Succeeded", "moves")
+        assert [attempt["reason"] for attempt in p.status("moves")["attempts"]] == ["Succeeded"]
+        assert len(p.jobs()) == 3
+
+
+@asynchronous
 async def test_two_replicas_that_both_lead_do_no_harm(tmp_path):
     async with plane(tmp_path) as p:
         p.script |= {f"job-{n}": [SUCCEEDS] for n in range(5)}
