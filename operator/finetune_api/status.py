@@ -119,6 +119,9 @@ class Checked(StatusModel):
     """Tokens of the longest record, of either."""
     left_out: int
     """Records that have nothing to learn within training.maxLength tokens."""
+    cut: int | None = None
+    """Records that lose what they have beyond training.maxLength tokens, of either. Plain text is cut into blocks and
+    loses nothing, and a text with questions is read in windows. Absent: an earlier release has checked."""
     duplicates: int
     """Records to measure with that are also trained on, to the letter: what is measured there is memory."""
 

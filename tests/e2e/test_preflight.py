@@ -38,5 +38,6 @@ def test_what_is_sound_goes_by_its_check_to_its_end(platform: Platform, colours:
     check = status["check"]
     assert (check["records"], check["validationRecords"], check["duplicates"], check["leftOut"]) == (160, 2, 1, 0)
     assert check["tokens"] > 160
+    assert check["cut"] == 0
     assert [(a.get("check"), a["reason"]) for a in status["attempts"]] == [(True, "Checked"), (None, "Succeeded")]
     assert status["result"]["adapterURI"].startswith("s3://team-a/out/sound/")

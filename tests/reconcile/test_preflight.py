@@ -124,15 +124,16 @@ def test_it_is_validating_until_it_is_checked():
     assert (running["phase"], running["conditions"][0]["reason"]) == ("Validating", "Checking")
 
 
-@pytest.mark.parametrize("duplicates", [0, 3])
-def test_once_it_is_checked_the_training_begins(duplicates):
+@pytest.mark.parametrize(("duplicates", "cut"), [(0, 0), (3, 0), (0, 40), (3, 40), (3, None)])
+def test_once_it_is_checked_the_training_begins(duplicates, cut):
     raw = job(status=VALIDATING)
-    pods = (PodState.of(b.ended_pod(0, b.checked(duplicates=duplicates))),)
+    pods = (PodState.of(b.ended_pod(0, b.checked(duplicates=duplicates, cut=cut))),)
     decision = decide(raw, job=ENDED_WELL, pods=pods)
     assert decision.status["phase"] == Phase.STARTING
     assert decision.requeue_after == 0.0
     assert decision.status["check"]["tokens"] == 5678
     assert ("3 of the 10 records to measure with are also trained on" in decision.status["message"]) is bool(duplicates)
+    assert ("40 of the 100 records lose what they have beyond" in decision.status["message"]) is bool(cut)
     (attempt,) = decision.status["attempts"]
     assert (attempt["reason"], attempt["finishedAt"]) == ("Checked", "2026-11-21T10:05:00Z")
     assert decision.status.get("failures") is None

@@ -49,6 +49,19 @@ def test_what_a_training_would_learn_from_is_counted_and_nothing_is_left_in_s3(s
     assert 0 < steps <= found.tokens
 
 
+def test_records_that_lose_their_end_are_counted_as_a_training_loses_it(s3, trainer, checked):
+    long = {"prompt": "red 99 ", "completion": " one" * 60}
+    held = s3.put("data/long.jsonl", tiny.json_lines(long, PAIRS[0] | {"prompt": "red 98 "}))
+    train = trainer.data(tiny.json_lines(*PAIRS, long | {"prompt": "red 97 "}))["train"]
+    data = {"train": train, "validation": [{"uri": held}]}
+    ended = checked(data=data)
+    assert (ended.result.checked.cut, ended.result.checked.left_out) == (2, 0)
+    told = trainer.run(data=data)
+    report = s3.report(told.result.result.adapter_uri)["sequences"]
+    assert (report["trainRecordsCut"], report["validationRecordsCut"]) == (1, 1)
+    assert checked(data=data, training={"maxLength": 512}).result.checked.cut == 0
+
+
 def test_no_weights_are_fetched(checked, trainer, s3, model_directory):
     """There are none that could be: the list names them, and nothing more is there to read."""
     uri = s3.put_directory("models/hollow", model_directory, without=("model.safetensors",))

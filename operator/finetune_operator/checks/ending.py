@@ -48,6 +48,11 @@ def succeeded(s: Situation, pod: PodState) -> Outcome:
 def _checked(found: Checked, result: RunResult) -> Outcome:
     """The check found nothing against the training, which is next."""
     message = f"Checked: {found.records} records to train on with {found.tokens} tokens; the training begins."
+    if found.cut:
+        message = (
+            f"{message} {found.cut} of the {found.records + found.validation_records} records lose what they have "
+            "beyond training.maxLength tokens."
+        )
     if found.duplicates:
         message = (
             f"{message} {found.duplicates} of the {found.validation_records} records to measure with are also trained "

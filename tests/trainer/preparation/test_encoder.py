@@ -108,10 +108,21 @@ def test_a_long_conversation_is_cut_at_its_end():
     assert cut.learned == whole.learned[:30]
 
 
+def test_records_that_lose_their_end_are_counted_and_text_loses_nothing():
+    completion = Record("line 1", prompt="say", completion=" 1 2 3")
+    length = len(encoder().encode([completion])[0].ids)
+    assert encoder(max_length=length).encode([completion]).cut == 0
+    assert encoder(max_length=length - 1).encode([completion, completion]).cut == 2
+    assert encoder(max_length=30).encode([chat(USER, FIRST), chat(USER, FIRST, AGAIN, SECOND)]).cut == 1
+    assert encoder(max_length=30).encode([Record("line 1", text="the quick brown fox " * 40)]).cut == 0
+    far = chat(USER, {"role": "assistant", "content": "one two " * PIECE})
+    assert encoder(max_length=50).encode([far]).cut == 1
+
+
 def test_records_with_nothing_left_to_learn_are_counted_and_left_out():
     long = Record("line 2", prompt="say " * 50, completion="1")
     encoded = encoder(max_length=16).encode([Record("line 1", prompt="1", completion="2"), long])
-    assert (len(encoded), encoded.dropped) == (1, 1)
+    assert (len(encoded), encoded.dropped, encoded.cut) == (1, 1, 0)
 
 
 def test_conversations_need_a_chat_template():

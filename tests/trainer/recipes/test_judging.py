@@ -21,6 +21,7 @@ from finetune_trainer.models.modelfiles import AdapterFiles, ModelFiles
 from finetune_trainer.models.tasks import with_labels
 from finetune_trainer.preparation.formats import FORMATS
 from finetune_trainer.preparation.labels import in_order
+from finetune_trainer.preparation.pieces import PIECE
 from finetune_trainer.recipes import question_answering, text_classification, token_classification
 from finetune_trainer.training.batches import Cut
 from tests import encoders, tiny
@@ -163,6 +164,15 @@ def test_a_long_text_is_cut_and_keeps_its_special_tokens(bert):
     made = Made(bert, "text-label", [{"text": "old " * 99, "label": "a"}, {"text": "new", "label": "b"}], max_length=16)
     ids = list(made.examples[0].ids)
     assert (len(ids), ids[0], ids[-1]) == (16, made.tokenizer.cls_token_id, made.tokenizer.sep_token_id)
+    assert made.examples.cut == 1
+
+
+def test_a_text_whose_end_is_not_even_tokenized_is_cut(bert):
+    """As tokens far longer than usual have it: what was tokenized of the text is shorter than maxLength."""
+    records = [{"text": f"old {'x' * PIECE}", "label": "a"}, {"text": "new", "label": "b"}]
+    made = Made(bert, "text-label", records, max_length=64)
+    assert len(made.examples[0].ids) < 64
+    assert made.examples.cut == 1
 
 
 def test_a_word_is_learned_at_its_first_token_and_words_beyond_the_length_are_not(bert):
@@ -173,6 +183,7 @@ def test_a_word_is_learned_at_its_first_token_and_words_beyond_the_length_are_no
     assert learned == ["anna", "sees", "rome"]
     assert whole.examples.units[0] == 3
     assert cut.examples.units[0] == 3 - (len(tokens) > 9)
+    assert (whole.examples.cut, cut.examples.cut) == (0, len(tokens) > 9)
 
 
 def test_words_have_the_space_before_them_that_they_have_in_a_text(tmp_path):
@@ -190,6 +201,7 @@ def test_the_windows_of_a_long_text_overlap_and_one_of_them_has_the_answer(bert)
     made = Made(bert, "question-answer", [record], max_length=40)
     windows = [made.examples[number] for number in range(len(made.examples))]
     assert len(windows) > 4
+    assert made.examples.cut == 0
     seen = []
     for window in windows:
         skipped = 1 + window.extra[0]

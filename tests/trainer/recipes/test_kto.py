@@ -100,6 +100,7 @@ def test_an_example_has_another_records_answer_beside_its_own():
 
 def test_nothing_is_longer_than_asked_for():
     data = encoded([FEEDBACK[0], FEEDBACK[1] | {"completion": " one" * 40}], max_length=16)
+    assert data.cut == 1
     for example in data:
         assert len(example.ids) <= 16
         assert example.extra[0] + (len(example.extra) - 2) // 2 <= 16

@@ -79,6 +79,8 @@ def test_no_text_of_a_pair_is_longer_than_asked_for_and_pairs_that_are_equal_wit
     data = encoded([PAIRS[0], {"prompt": "say", "chosen": " one" * 30, "rejected": " one" * 31}], max_length=16)
     assert (len(data), data.dropped) == (1, 1)
     assert data.longest_row <= 16
+    long = {"prompt": "say", "chosen": " one", "rejected": " one" * 30}
+    assert encoded([PAIRS[0], long, swapped(long)], max_length=16).cut == 2
 
 
 def test_references_are_the_log_likelihoods_of_the_answers(model):

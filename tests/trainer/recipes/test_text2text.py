@@ -67,6 +67,8 @@ def test_a_source_is_cut_before_its_end_token_and_a_target_has_none_where_it_was
     for example, cut, uncut in zip(encoded, theirs(tokenizer, truncation=True, max_length=8), whole, strict=True):
         assert sides(example) == (cut["input_ids"], uncut["labels"][:8])
     assert len(whole[0]["input_ids"]) > 8 < len(whole[3]["labels"])
+    assert encoded.cut == sum(max(len(one["input_ids"]), len(one["labels"])) > 8 for one in whole)
+    assert SidesEncoder(tokenizer, max(len(side) for one in whole for side in one.values())).encode(RECORDS).cut == 0
 
 
 def test_a_sample_is_asked_with_the_source_as_in_training(tokenizer):

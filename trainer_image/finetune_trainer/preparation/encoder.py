@@ -190,6 +190,10 @@ class Encoder:
             spans = [(max(a, start) - start, min(b, end) - start) for a, b in record.spans if a < end and b > start]
             yield _Piece(text[start:end], spans, record, last=end == len(text))
 
+    def _goes_on(self, record: Rendered) -> bool:
+        """Whether a record, or a side of one, has more characters than were tokenized."""
+        return len(record.text) > PIECE and len(record.text) > self._reach
+
     @functools.cached_property
     def _reach(self) -> int:
         """Characters in which the first, or last, ``max_length`` tokens of any text lie."""
@@ -232,12 +236,14 @@ class Encoder:
             elif end is not None:
                 ids.append(end)
                 learned.append(ends)
+        blocks = record.kind == "text"
+        cut = not blocks and (len(ids) > self._max_length or self._goes_on(record))
         examples = []
-        for start in range(0, len(ids), self._max_length) if record.kind == "text" else (0,):
+        for start in range(0, len(ids), self._max_length) if blocks else (0,):
             mask = learned[start : start + self._max_length]
             mask[:1] = b"\0"
             if any(mask):
-                examples.append(Example(ids[start : start + self._max_length], bytes(mask)))
+                examples.append(Example(ids[start : start + self._max_length], bytes(mask), cut=cut))
         return examples
 
 

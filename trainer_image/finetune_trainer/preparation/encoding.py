@@ -33,6 +33,8 @@ class Example:
     """Of the longest text in it; None: it is one text of all its tokens."""
     references: "array[float]" = field(default_factory=lambda: array("f"))
     """What the model made of it before its first step, where the objective asks for that; fp32."""
+    cut: bool = False
+    """Whether its record had more tokens, which are lost. Told once, as a set is written down."""
 
     def __post_init__(self) -> None:
         if self.units < 0:
@@ -46,12 +48,13 @@ class Encoded:
     and not mapped: the memory that the system spends to keep them at hand is its own, to be taken back at any time.
     """
 
-    def __init__(self, examples: Iterable[Example], dropped: int = 0, two_sided: bool = False) -> None:
+    def __init__(self, examples: Iterable[Example], dropped: int = 0, cut: int = 0, two_sided: bool = False) -> None:
         """Writes down ``examples``, which are gone through once and not kept.
 
         Args:
             examples: of a set.
             dropped: records that gave none.
+            cut: records that were cut, where ``examples`` do not tell.
             two_sided: an example's learned tokens are a row of their own, a target beside its source.
 
         Raises:
@@ -66,6 +69,8 @@ class Encoded:
         extras = array("i")
         self.dropped = dropped
         """Records that were left out, since nothing to learn was left of them after cutting."""
+        self.cut = cut
+        """Records that were cut, and kept for what was left of them."""
         self._longest = 0
         self._references = array("f")
         with (
@@ -83,6 +88,7 @@ class Encoded:
                 if self.targets is not None:
                     self.targets.append(example.learned.count(1))
                 self._longest = max(self._longest, example.positions or len(example.ids))
+                self.cut += example.cut
                 extras.append(len(example.extra))
             for file in (ids, learned, extra):
                 file.flush()

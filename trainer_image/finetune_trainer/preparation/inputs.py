@@ -29,21 +29,31 @@ class Inputs:
         self.max_length = max_length
         self._reach = max(PIECE, _REACH * max_length)
 
-    def texts(self, records: Iterable[T], texts: Sequence[str] = ("text", "pair")) -> Iterator[tuple[T, Encoding]]:
-        """Each record with the tokens of its ``texts``, the names of two attributes of which the second may be empty.
-        Of two texts that are too long together, the longer one is cut at its end, until both are as long."""
+    def texts(
+        self, records: Iterable[T], texts: Sequence[str] = ("text", "pair")
+    ) -> Iterator[tuple[T, Encoding, bool]]:
+        """Each record with the tokens of its ``texts``, the names of two attributes of which the second may be empty,
+        and whether it was cut. Of two texts that are too long together, the longer one is cut at its end, until both
+        are as long."""
 
         def given(record: T) -> Any:
             first, second = (getattr(record, name)[: self._reach] for name in texts)
             return (first, second) if second else first
 
         with self._cut_to(strategy="longest_first"):
-            yield from self._encoded(records, given)
+            for record, encoding in self._encoded(records, given):
+                goes_on = any(len(getattr(record, name)) > self._reach for name in texts)
+                yield record, encoding, bool(encoding.overflowing) or goes_on
 
-    def words(self, records: Iterable[T]) -> Iterator[tuple[T, Encoding]]:
-        """Each record with the tokens of its ``words``, cut at the end."""
+    def words(self, records: Iterable[Any]) -> Iterator[tuple[Any, Encoding, bool]]:
+        """Each record with the tokens of its ``words``, cut at the end, and whether it was."""
+
+        def words(record: Any) -> list[str]:
+            return list(record.words[: self._reach])
+
         with self._cut_to():
-            yield from self._encoded(records, lambda record: list(record.words[: self._reach]), is_pretokenized=True)
+            for record, encoding in self._encoded(records, words, is_pretokenized=True):
+                yield record, encoding, bool(encoding.overflowing) or len(record.words) > self._reach
 
     def windows(self, records: Iterable[T], overlap: int) -> Iterator[tuple[T, list[Encoding]]]:
         """Each record with the tokens of its ``question`` and as much of its ``context`` as has room, as often as it

@@ -81,6 +81,11 @@ class Sets:
         return sum(part.examples.dropped for part in self.parts)
 
     @property
+    def cut(self) -> int:
+        """Records that lost their end."""
+        return sum(part.examples.cut for part in self.parts)
+
+    @property
     def longest_row(self) -> int:
         """Tokens of the longest row that a model gets."""
         return max(part.examples.longest_row for part in self.parts if len(part.examples))

@@ -38,9 +38,12 @@ class SidesEncoder(Encoder):
         """One example a record: the source, of which nothing is learned, and the target, which is learned whole."""
         tokens = self._tokens(chain.from_iterable(map(self._sides, records)))
         before, behind = self._around_target
-        for (_, source, _), (_, target, _) in zip(tokens, tokens, strict=True):
-            read, written = self._source(source), (before + target + behind)[: self._max_length]
-            yield [Example(read + written, bytes(len(read)) + b"\1" * len(written))]
+        for (one, source, _), (other, target, _) in zip(tokens, tokens, strict=True):
+            read, whole = self._source(source), before + target + behind
+            written = whole[: self._max_length]
+            cut = len(source) > self._room or len(whole) > self._max_length
+            cut = cut or self._goes_on(one) or self._goes_on(other)
+            yield [Example(read + written, bytes(len(read)) + b"\1" * len(written), cut=cut)]
 
     def prompt(self, record: Record) -> tuple[list[int], str]:
         """For a sample: the source, cut as in training, and the target's text."""
@@ -48,9 +51,15 @@ class SidesEncoder(Encoder):
         [(_, ids, _)] = self._tokens([source])
         return list(self._source(ids)), target.text
 
+    @property
+    def _room(self) -> int:
+        """Tokens that a source may have of its own."""
+        before, behind = self._special
+        return self._max_length - len(before) - len(behind)
+
     def _source(self, ids: "array[int]") -> "array[int]":
         before, behind = self._special
-        whole = before + ids[: self._max_length - len(before) - len(behind)] + behind
+        whole = before + ids[: self._room] + behind
         return whole or array("i", [self._tokenizer.eos_token_id or 0])  # a model must be given something
 
     def _sides(self, record: Record) -> tuple[Rendered, Rendered]:

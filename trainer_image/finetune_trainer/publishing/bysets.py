@@ -52,5 +52,6 @@ def _size(part: Part) -> dict[str, Any]:
         "sequences": len(examples),
         "tokens": examples.tokens,
         "recordsLeftOut": examples.dropped,
+        "recordsCut": examples.cut,
         "template": template,
     }

@@ -117,6 +117,8 @@ class Outcome:
                 "validation": len(tuning.materials.validation),
                 "trainRecordsLeftOut": tuning.materials.train.dropped,
                 "validationRecordsLeftOut": tuning.materials.validation.dropped,
+                "trainRecordsCut": tuning.materials.train.cut,
+                "validationRecordsCut": tuning.materials.validation.cut,
             },
             "hyperparameters": self._hyperparameters(),
             "metrics": [metric.to_dict() for metric in self.metrics],

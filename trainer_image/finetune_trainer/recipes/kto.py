@@ -42,7 +42,7 @@ class FeedbackEncoder(Encoder):
 
     def encode(self, records: Iterable[Any]) -> Encoded:
         matched = collect(self._matched(records))
-        return Encoded((self._beside(matched, index) for index in range(len(matched))), matched.dropped)
+        return Encoded((self._beside(matched, index) for index in range(len(matched))), matched.dropped, matched.cut)
 
     def _matched(self, records: Iterable[Feedback]) -> Iterator[list[Example]]:
         verdicts = deque[bool]()
@@ -54,7 +54,9 @@ class FeedbackEncoder(Encoder):
 
         for found in self.examples(answers()):
             good = verdicts.popleft()
-            yield [Example(one.ids, one.learned, array("i", [one.learned.index(1), good])) for one in found]
+            yield [
+                Example(one.ids, one.learned, array("i", [one.learned.index(1), good]), cut=one.cut) for one in found
+            ]
 
     def _beside(self, matched: Encoded, index: int) -> Example:
         example, other = matched[index], matched[(index - len(matched) // 2) % len(matched)]

@@ -49,6 +49,7 @@ def _joined(answers: list[Example]) -> list[Example]:
             array("i", (shared, len(chosen.ids))),
             units=1.0,
             positions=max(len(chosen.ids), len(rejected.ids)),
+            cut=chosen.cut or rejected.cut,
         )
     ]
 

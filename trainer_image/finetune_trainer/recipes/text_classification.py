@@ -90,10 +90,10 @@ class TextClassificationRecipe(JudgingRecipe):
     def _examples(self, records: Iterable[Any]) -> Iterator[Example]:
         numbers = {name: number for number, name in enumerate(self._labels)}
         record: LabelledText
-        for record, encoding in self.inputs.texts(records):
+        for record, encoding, cut in self.inputs.texts(records):
             extra = self.inputs.parts(encoding)
             extra.extend(sorted(numbers[name] for name in record.labels))
-            yield Example(array("i", encoding.ids), bytes(len(encoding)), extra, 1.0)
+            yield Example(array("i", encoding.ids), bytes(len(encoding)), extra, 1.0, cut=cut)
 
     def objective(self, model: Any) -> TextClassification:
         return TextClassification(model, self.padding, self._several)

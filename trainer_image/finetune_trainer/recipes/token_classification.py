@@ -71,7 +71,7 @@ class TokenClassificationRecipe(JudgingRecipe):
     def _examples(self, records: Iterable[Any]) -> Iterator[Example]:
         numbers = {name: number for number, name in enumerate(self._labels)}
         record: TaggedWords
-        for record, encoding in self.inputs.words(records):
+        for record, encoding, cut in self.inputs.words(records):
             words = encoding.word_ids
             first = [(at, word) for at, word in enumerate(words) if word is not None and word not in words[at - 1 : at]]
             learned = bytearray(len(words))
@@ -79,7 +79,7 @@ class TokenClassificationRecipe(JudgingRecipe):
                 learned[at] = 1
             extra = self.inputs.parts(encoding)
             extra.extend(numbers[record.tags[word]] for _, word in first)
-            yield Example(array("i", encoding.ids), bytes(learned), extra)
+            yield Example(array("i", encoding.ids), bytes(learned), extra, cut=cut)
 
     def objective(self, model: Any) -> TokenClassification:
         return TokenClassification(model, self.padding)

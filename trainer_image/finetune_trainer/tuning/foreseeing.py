@@ -28,5 +28,6 @@ def foresee(config: RunConfig, files: ModelFiles, data: Dataset) -> Checked:
         tokens=materials.train.tokens,
         longest=materials.longest,
         left_out=materials.train.dropped + materials.validation.dropped,
+        cut=materials.train.cut + materials.validation.cut,
         duplicates=count_duplicates(data),
     )

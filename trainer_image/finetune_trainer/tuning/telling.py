@@ -32,5 +32,7 @@ def tell(materials: Materials, placed: Placed, loop: Loop, shown: Sequence[Shown
         *("packed" if placed.layout.packed else "padded", loop.state.fit.tokens),
         ", activations computed twice" if loop.state.fit.recompute else "",
     )
+    if cut := materials.train.cut + materials.validation.cut:
+        logger.warning("%d records lose what they have beyond training.maxLength tokens", cut)
     if dropped := materials.train.dropped + materials.validation.dropped:
         logger.warning("%d records left out: nothing to learn within training.maxLength tokens", dropped)
