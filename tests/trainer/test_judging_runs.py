@@ -9,6 +9,7 @@ from finetune_api.run import ExitCode
 from finetune_trainer.models.quantized import keep_bits
 from tests import encoders, tiny
 from tests.trainer.cards import load_by_card
+from tests.trainer.recipes.test_judging import told, told_by
 from tests.trainer.test_resume import STEPS, SigtermAfter, result, sigterm_asks, whole
 
 LEARN = {"maxSteps": 120, "learningRate": 1e-2, "maxLength": 64, "batchSize": 16}
@@ -52,6 +53,8 @@ def test_a_task_is_learned_and_what_the_model_card_loads_says_what_was_measured(
     model, tokenizer = load_by_card(s3, ended.location, bert, tmp_path, monkeypatch)
     assert type(model).__name__.startswith("Peft" if adapter == "lora" else "Bert")
     assert SHARES_RIGHT[name](model, tokenizer, held_out) == pytest.approx(ended.metric(SHARE[name])[0], abs=1e-6)
+    shown = s3.report(ended.location)["sets"][0]["examples"]
+    assert list(map(told, shown)) == list(map(told_by, train[:3]))
 
 
 @pytest.mark.parametrize(

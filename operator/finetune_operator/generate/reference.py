@@ -70,7 +70,8 @@ def templates() -> str:
         "`record` is all of them together. What stands between the marks is learned, and the tokenizer's end-of-text "
         "token after it where they reach the end. A field that a record does not have is an error: ask with "
         "`is defined` first, or give a `default`. The three first examples of each set stand in the log and in "
-        "report.json as the model gets them, with the two answers of a pair apart.",
+        "report.json as the model gets them, with the two answers of a pair apart, and with what a model shall say "
+        "of a text: its labels, the tags of its words, which part of it is the answer.",
         *(
             f"## {name}\n\n{named.summary}"
             + (f" Ends a turn with `{named.end}`." if named.end else "")

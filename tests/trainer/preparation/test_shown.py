@@ -6,7 +6,7 @@ from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.preferences import feedback, preference
 from finetune_trainer.preparation.record import Record
 from finetune_trainer.preparation.sets import Part, Sets
-from finetune_trainer.preparation.shown import show
+from finetune_trainer.preparation.shown import Labels, show
 from finetune_trainer.recipes.kto import FeedbackEncoder
 from finetune_trainer.recipes.pairs import PairEncoder
 from tests import tiny
@@ -37,7 +37,7 @@ CASES = {
 
 def shown(kind, record, max_length=64):
     examples = kind(tiny.tokenizer(), max_length).encode([record])
-    (only,) = show(Sets([Part("math", examples)]), tiny.tokenizer(), kind.parts)
+    (only,) = show(Sets([Part("math", examples)]), tiny.tokenizer(), kind.parts, lambda _: Labels())
     return only
 
 

@@ -22,6 +22,8 @@ from finetune_trainer.models.tasks import with_labels
 from finetune_trainer.preparation.formats import FORMATS
 from finetune_trainer.preparation.labels import in_order
 from finetune_trainer.preparation.pieces import PIECE
+from finetune_trainer.preparation.sets import Part, Sets
+from finetune_trainer.preparation.shown import show
 from finetune_trainer.recipes import question_answering, text_classification, token_classification
 from finetune_trainer.training.batches import Cut
 from tests import encoders, tiny
@@ -339,6 +341,71 @@ def test_labels_are_smoothed_as_by_torch_and_what_is_measured_is_not(bert, forma
     assert torch.equal(made.objective(whole).loss, plain)
     expected = torch.nn.functional.cross_entropy(logits, labels.flatten(), label_smoothing=0.2, reduction="sum")
     torch.testing.assert_close(made.objective.train()(whole).loss, expected)
+
+
+def shown(made):
+    encoded = Sets([Part("set", made.examples)])
+    return show(encoded, made.tokenizer, made.recipe.encoder.parts, made.recipe.labels_of)
+
+
+def told(example):
+    """What an example in a report says of labels, in the shape of a record."""
+    spans = [(run["text"], run["label"]) for run in example["text"] if "label" in run]
+    return example.get("labels", spans)
+
+
+def told_by(record):
+    """The same of the record itself."""
+    if "tags" in record:
+        return list(zip(record["tokens"], record["tags"], strict=True))
+    if "answers" in record:
+        return [(text, "answer") for text in record["answers"]["text"]] or ["no answer"]
+    return [record["label"]] if "label" in record else sorted(record["labels"])
+
+
+UNANSWERED = {"question": "when is it?", "context": "anna sees rome", "answers": {"text": [], "answer_start": []}}
+
+
+@pytest.mark.parametrize("format_", RECIPES)
+def test_examples_are_shown_with_what_the_data_say_of_them(bert, format_):
+    records = RECORDS[format_][:2] + ([UNANSWERED] if format_ == "question-answer" else RECORDS[format_][4:5])
+    found = [example.to_dict() for example in shown(Made(bert, format_, records))]
+    assert [told(example) for example in found] == list(map(told_by, records))
+    assert len({str(told(example)) for example in found}) > 1
+    given = "context" if format_ == "question-answer" else "text"
+    for example, record in zip(found, records, strict=True):
+        text = " ".join(run["text"] for run in example["text"])
+        assert record.get(given, " ".join(record.get("tokens", ()))) in text
+
+
+@pytest.mark.parametrize(
+    ("format_", "record", "said"),
+    [
+        ("text-label", {"text": "red house", "label": "b"}, "4 tokens, labelled b: [CLS] red house [SEP]"),
+        ("text-labels", {"text": "red house", "labels": []}, "4 tokens, without a label: [CLS] red house [SEP]"),
+        ("text-labels", {"text": "red", "labels": ["b", "a"]}, "3 tokens, labelled a, b: [CLS] red [SEP]"),
+        (
+            "token-tags",
+            {"tokens": ["anna", "is", "in"], "tags": ["B-PER", "O", "O"]},
+            "5 tokens, 3 learned: [CLS]⟦anna → B-PER⟧⟦is → O⟧⟦in → O⟧[SEP]",
+        ),
+        (
+            "question-answer",
+            {"question": "who", "context": "the old house", "answers": {"text": ["old house"], "answer_start": [4]}},
+            "7 tokens: [CLS] who [SEP] the⟦old house → answer⟧[SEP]",
+        ),
+    ],
+)
+def test_the_log_tells_labels_beside_the_text(bert, format_, record, said):
+    assert str(shown(Made(bert, format_, [record, RECORDS[format_][0]]))[0]) == f"set: {said}"
+
+
+def test_a_window_of_a_long_text_says_where_it_has_no_answer(bert):
+    context = f"{'old new house tree ' * 30}anna"
+    record = {"question": "who?", "context": context, "answers": {"text": ["anna"], "answer_start": [len(context) - 4]}}
+    made = Made(bert, "question-answer", [record], max_length=40)
+    assert [told(example.to_dict()) for example in shown(made)] == [["no answer"]] * 3
+    assert made.recipe.labels_of(made.examples[len(made.examples) - 1]).of_all is None
 
 
 def test_positions_that_begin_behind_the_padding_are_fewer(tmp_path):

@@ -66,13 +66,18 @@ class Judging(Objective):
         return Rows(
             {name: _move(tensor, device) for name, tensor in arguments.items()} | self._fixed,
             [len(row) for row in ids],
-            [example.extra[1 + example.extra[0] :] for example in examples],
+            [own_numbers(example) for example in examples],
             _move(nn.utils.rnn.pad_sequence(learned, batch_first=True), device),
         )
 
     def said(self, rows: Rows) -> Any:
         """The model's output."""
         return self.model(**rows.arguments)
+
+
+def own_numbers(example: Example) -> "array[int]":
+    """What the task itself keeps of an example."""
+    return example.extra[1 + example.extra[0] :]
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

@@ -26,7 +26,8 @@ from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.encoding import Encoded, Example
 from finetune_trainer.preparation.labelled import UNANSWERED, Question
-from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows
+from finetune_trainer.preparation.shown import Labels
+from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows, own_numbers
 from finetune_trainer.training.objective import Loss
 
 _LONGEST_ANSWER = 30
@@ -123,6 +124,11 @@ class QuestionAnsweringRecipe(JudgingRecipe):
                 extra = self.inputs.parts(encoding)
                 extra.extend(_numbers(number, record, encoding))
                 yield Example(array("i", encoding.ids), bytes(len(encoding)), extra, 1.0)
+
+    def labels_of(self, example: Example) -> Labels:
+        """Which tokens are the answer, or that a window has none."""
+        start, end = own_numbers(example)[_START : _END + 1]
+        return Labels(of_tokens=[(range(start, end + 1), "answer")]) if start else Labels((UNANSWERED,))
 
     def objective(self, model: Any) -> QuestionAnswering:
         return QuestionAnswering(model, self.padding)

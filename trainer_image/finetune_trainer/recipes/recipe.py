@@ -15,7 +15,8 @@ from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.tasks import require_task
 from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
-from finetune_trainer.preparation.encoding import Encoded
+from finetune_trainer.preparation.encoding import Encoded, Example
+from finetune_trainer.preparation.shown import Labels
 from finetune_trainer.training.objective import Objective
 
 
@@ -54,6 +55,10 @@ class Recipe:
     def encode(self, encoder: Encoder, records: RecordSet, what: str) -> Encoded:
         """The records of one file as examples, none where nothing is left to learn; ``what``: training, validation."""
         return encoder.encode(records)
+
+    def labels_of(self, example: Example) -> Labels:
+        """What the model shall say of an example, for people to see; nothing, where it is text that it learns."""
+        return Labels()
 
     def objective(self, model: Any) -> Objective:
         """The loss that ``model``, with this recipe's head, learns by."""

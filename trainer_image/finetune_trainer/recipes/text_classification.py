@@ -22,7 +22,8 @@ from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.encoding import Encoded, Example
 from finetune_trainer.preparation.labelled import LabelledText
-from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows
+from finetune_trainer.preparation.shown import Labels
+from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows, own_numbers
 from finetune_trainer.training.objective import Loss
 
 
@@ -94,6 +95,9 @@ class TextClassificationRecipe(JudgingRecipe):
             extra = self.inputs.parts(encoding)
             extra.extend(sorted(numbers[name] for name in record.labels))
             yield Example(array("i", encoding.ids), bytes(len(encoding)), extra, 1.0, cut=cut)
+
+    def labels_of(self, example: Example) -> Labels:
+        return Labels(tuple(self._labels[number] for number in own_numbers(example)))
 
     def objective(self, model: Any) -> TextClassification:
         return TextClassification(model, self.padding, self._several)

@@ -22,7 +22,8 @@ from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.encoding import Encoded, Example
 from finetune_trainer.preparation.labelled import TaggedWords
-from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows
+from finetune_trainer.preparation.shown import Labels
+from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows, own_numbers
 from finetune_trainer.training.objective import Loss
 
 
@@ -80,6 +81,11 @@ class TokenClassificationRecipe(JudgingRecipe):
             extra = self.inputs.parts(encoding)
             extra.extend(numbers[record.tags[word]] for _, word in first)
             yield Example(array("i", encoding.ids), bytes(learned), extra, cut=cut)
+
+    def labels_of(self, example: Example) -> Labels:
+        places = (at for at, learned in enumerate(example.learned) if learned)
+        tags = self._named(own_numbers(example))
+        return Labels(of_tokens=[(range(at, at + 1), tag) for at, tag in zip(places, tags, strict=True)])
 
     def objective(self, model: Any) -> TokenClassification:
         return TokenClassification(model, self.padding)

@@ -54,15 +54,17 @@ class Tuning:
         self.subject = Subject.of(config, files, self.materials.recipe.head)
         self._placed = place(config, self.subject, self.materials, ranks)
         self.plan = plan_of(config, self.materials, self._placed)
-        lower_is_better = self.materials.recipe.lower_is_better
-        self._judge = Judge(config.training, config.evaluation.every_steps, self.plan.total_steps, lower_is_better)
+        recipe = self.materials.recipe
+        self._judge = Judge(
+            config.training, config.evaluation.every_steps, self.plan.total_steps, recipe.lower_is_better
+        )
         gc.freeze()  # libraries and model stay as long as the process: nothing there to look for again and again
         self.loop = begin(config, self.materials, self._placed, self.plan, resumed, ranks)
         self._work = Work.of(config, self.materials, self._placed, self.plan, self._judge)
         state = self.loop.state
         progress.plan(self._work.total, self._work.done(state) if self.resumed else 0, state.history.last)
         self.shown = (
-            show(self.materials.train, self.materials.tokenizer, self.materials.recipe.encoder.parts)
+            show(self.materials.train, self.materials.tokenizer, recipe.encoder.parts, recipe.labels_of)
             if ranks.first
             else []
         )
