@@ -188,6 +188,12 @@ def hurried(monkeypatch):
     return Watch()
 
 
+SAID_AGAIN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Python swallows what is raised in a callback of its garbage collector, such as Hypothesis's, of which pytest would
+complain; the watch raises again."""
+
+
+@SAID_AGAIN
 @pytest.mark.parametrize(
     "template",
     [
@@ -202,6 +208,7 @@ def test_a_template_without_end_is_ended(hurried, template):
     assert caught.value.code is ExitCode.MODEL_INVALID
 
 
+@SAID_AGAIN
 @pytest.mark.parametrize(
     "template",
     [
@@ -222,6 +229,7 @@ def test_a_template_that_fills_the_memory_bit_by_bit_is_ended(hurried, monkeypat
     assert caught.value.code is ExitCode.MODEL_INVALID
 
 
+@SAID_AGAIN
 def test_a_slow_template_is_ended_in_a_thread_of_the_background_too(hurried):
     caught = []
 
