@@ -129,15 +129,16 @@ def test_what_is_published_ends_where_the_template_ends_a_turn(s3, trainer, mode
 
 
 def test_two_sets_of_other_fields_are_learned_each_by_its_template(s3, trainer):
-    """The same facts in two guises; a wrong mask or a wrong template would not let both be answered rightly."""
+    """The same facts in two guises; a wrong mask or a wrong template would not let both be answered rightly. What is
+    held out has the template of the train set of its name, which is the file's where none is given."""
     facts = s3.put(f"data/{trainer.directory.name}/facts.jsonl", tiny.json_lines(*FACTS))
     tasks = [{"instruction": f"count to {n % 4}", "output": f"up to {n % 4}"} for n in range(40)]
     train = [
-        {"uri": facts, "name": "facts", "template": QA},
+        {"uri": facts, "template": QA},
         {"uri": s3.put(f"data/{trainer.directory.name}/tasks.jsonl", tiny.json_lines(*tasks)), "template": "alpaca"},
     ]
     ended = trainer.run(
-        data={"train": train, "validation": [{"uri": facts, "name": "facts"}, train[1]]},
+        data={"train": train, "validation": [{"uri": facts, "name": "facts"}, {"uri": train[1]["uri"]}]},
         training=LEARN | {"maxSteps": 120},
         evaluation={"samples": 4, "maxNewTokens": 12},
     )

@@ -6,7 +6,8 @@ from finetune_api.run import ExitCode
 from finetune_api.spec import DataSource
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.preparation.encoding import Encoded, Example
-from finetune_trainer.preparation.sets import Part, Sets, set_names
+from finetune_trainer.preparation.setnames import set_names
+from finetune_trainer.preparation.sets import Part, Sets
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from finetune_trainer.preparation.formats import Format
 from finetune_trainer.preparation.given import Given, declared_format, given_templates, template_for, unused
 from finetune_trainer.preparation.labels import in_order, read_through
 from finetune_trainer.preparation.records import find_format, read_records
-from finetune_trainer.preparation.sets import set_names
+from finetune_trainer.preparation.setnames import set_names
 from finetune_trainer.storage.store import Store
 
 

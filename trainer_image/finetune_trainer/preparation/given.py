@@ -19,6 +19,7 @@ from finetune_api.spec import Data, DataSource
 from finetune_api.templates import NAMED, NamedTemplate
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.preparation.formats import FORMATS, Format
+from finetune_trainer.preparation.setnames import set_names
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 """Around what is learned, until the text is whole: code points that Unicode keeps for uses like this one."""
@@ -125,7 +126,7 @@ def given_templates(data: Data) -> tuple[list[Given | None], list[Given | None]]
     """The templates of the train and the validation files; None where the model's chat template counts."""
     job = Given(JOB_WIDE, data.template) if data.template else None
     train = _of(data.train, "spec.data.train", {}, job)
-    named = {source.name: given for source, given in zip(data.train, train, strict=True) if source.name and given}
+    named = {name: given for name, given in zip(set_names(data.train), train, strict=True) if given}
     return train, _of(data.validation or (), "spec.data.validation", named, job)
 
 
@@ -139,8 +140,8 @@ def chat_template(data: Data) -> Given | None:
 
 def _of(sources: Sequence[DataSource], field: str, named: dict[str, Given], job: Given | None) -> list[Given | None]:
     return [
-        Given(f"{field}[{number}].template", source.template) if source.template else named.get(source.name or "", job)
-        for number, source in enumerate(sources)
+        Given(f"{field}[{number}].template", source.template) if source.template else named.get(name, job)
+        for number, (source, name) in enumerate(zip(sources, set_names(sources), strict=True))
     ]
 
 
