@@ -4,6 +4,7 @@ Each counts what happens in it, and ends, or is sent a signal, at the event it w
 process: it reads a line of JSON for each trainer.
 """
 
+import gc
 import json
 import os
 import signal
@@ -214,10 +215,12 @@ def _import_everything() -> None:
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment] # as the trainer does where nothing is quantised
     import botocore.session  # noqa: F401
     import peft  # noqa: F401
+    from transformers import conversion_mapping
     from transformers.models.llama import modeling_llama  # noqa: F401
 
     from finetune_trainer.tuning import tuning  # noqa: F401
 
+    conversion_mapping.get_checkpoint_conversion_mapping("llama")  # makes those of all architectures, a tenth of a run
     logging.basicConfig(format="%(asctime)s.%(msecs)03d %(threadName)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("finetune_trainer").setLevel(logging.INFO)
 
@@ -233,7 +236,9 @@ def _guard(order: Order) -> None:
 
 def main() -> None:
     """Forks a trainer for each order."""
+    gc.disable()  # what is imported stays: nobody looks through it for garbage, here or in those that are forked
     _import_everything()
+    gc.freeze()
     assert threading.active_count() == 1
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
