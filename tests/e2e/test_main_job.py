@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import select
-import signal
 from datetime import datetime
 from pathlib import Path
 
@@ -124,18 +123,6 @@ def test_the_events_tell_the_story_in_order(platform: Platform, tuned: Raw) -> N
     told = [event for event in events if event["involvedObject"]["uid"] == tuned["metadata"]["uid"]]
     reasons = [event["reason"] for event in sorted(told, key=lambda event: int(event["metadata"]["resourceVersion"]))]
     assert (reasons[0], reasons[-1]) == ("JobCreated", "Succeeded")
-
-
-def test_a_trainer_that_is_killed_is_tried_again_and_the_job_succeeds(platform: Platform, colours: str) -> None:
-    name = platform.apply(platform.manifest("killed", colours, runPolicy={"maxRetries": 1}))
-    started = platform.wait(name, lambda job: job.get("status", {}).get("phase") == "Running")
-    for pid in processes_of(platform, started):
-        os.kill(pid, signal.SIGKILL)
-    status = platform.wait(name)["status"]
-    assert status["phase"] == "Succeeded"
-    assert [attempt["reason"] for attempt in status["attempts"]] == ["TrainerKilled", "Succeeded"]
-    assert "SIGKILL" in status["attempts"][0]["message"]
-    assert len(platform.pods_of(started)) == 2
 
 
 def processes_of(platform: Platform, job: Raw) -> list[int]:

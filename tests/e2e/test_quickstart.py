@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,13 +48,13 @@ def test_it_shows_base_and_tuned_beside_each_other_and_three_answers_of_each(ran
         assert len(re.findall(rf"^ +{line}", printed, re.MULTILINE)) == 3
 
 
-def test_the_adapter_loads_with_nothing_but_transformers_and_peft(ran: tuple[Path, str], tmp_path: Path) -> None:
-    adapter = ran[0] / "adapter"
-    code = f"import peft; print(type(peft.AutoPeftModelForCausalLM.from_pretrained({str(adapter)!r})).__name__)"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "PeftModelForCausalLM", done.stderr
-    assert Path(
-        json.loads((ran[0] / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
-    ).is_dir()
+def test_the_adapter_answers_to_nothing_but_transformers_and_peft_and_names_the_base_beside_it(
+    ran: tuple[Path, str],
+) -> None:
+    """That it answered is printed: a process asked it that cannot import any of our packages."""
+    folder, printed = ran
+    [(question, answer)] = re.findall(r"without a network\n +(What does .+)\n +(\S.*)", printed)
+    assert question
+    assert answer
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((folder / "base").resolve())

@@ -3,6 +3,7 @@
 Run in place of ``python``; jobs of other names get that as it is.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -38,7 +39,7 @@ def die(asked_to_stop: Callable[[], bool], run: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-TROUBLES = {"suspended": wait, "cancelled": wait, "hungry": run_out, "unlucky": die}
+TROUBLES = {"suspended": wait, "evicted": wait, "cancelled": wait, "hungry": run_out, "unlucky": die}
 
 
 def main() -> None:
@@ -48,7 +49,11 @@ def main() -> None:
     if trouble is None:
         os.execv(sys.executable, [sys.executable, *arguments])
 
-    from finetune_trainer.training.loop import Loop
+    gc.disable()  # as the trainer does from its beginning
+    from finetune_trainer.quickimports import quick_imports
+
+    with quick_imports():
+        from finetune_trainer.training.loop import Loop
 
     step = Loop.step
 
