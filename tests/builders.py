@@ -114,6 +114,7 @@ def pod(
     attempt: int = 0,
     index: int | None = None,
     gone_by: str | None = None,
+    grace: int = 0,
 ) -> Raw:
     """A training pod whose ``trainer`` container is in a state (of the container status); with an index where there are
     several."""
@@ -128,7 +129,7 @@ def pod(
     if index is not None:
         meta["annotations"] = {names.ANNOTATION_INDEX: str(index)}
     if gone_by:
-        meta["deletionTimestamp"] = gone_by
+        meta |= {"deletionTimestamp": gone_by, "deletionGracePeriodSeconds": grace}
     containers = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
     status: Raw = {"phase": phase, "conditions": list(conditions), "containerStatuses": containers}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "node1"}, "status": status}

@@ -126,24 +126,34 @@ def _of_exit_code(pod: PodState, code: int) -> Failure:
 
 
 def of_pods(pods: Sequence[PodState]) -> Failure | None:
-    """Why the pods of an attempt failed: as the one did that is the cause; None where none did."""
-    pod = cause(pods)
+    """Why the pods of an attempt failed, once none lives: as the one did that is the cause; None where none did."""
+    pod, silent = cause(pods), next((pod for pod in pods if not pod.ended), None)
+    if pod is not None and silent is not None and pod.exit_code == ExitCode.PEERS_LOST:
+        case = f"pod {silent.name} is gone, and nobody has seen how it ended; pod {pod.name} lost it"
+        return tell(Reason.DISRUPTED, case)
     return of_pod(pod) if pod else None
 
 
 def cause(pods: Sequence[PodState]) -> PodState | None:
-    """The pod whose end made an attempt fail: the first that ended by itself, or where none did, that was taken away.
+    """The pod whose end made an attempt fail.
 
-    Where one pod fails its Job asks all others to end, if they have not lost it before.
+    One that found what no attempt can mend, since another would find it again. Else the first that ended by itself or
+    was taken away: whom the others lose they cannot do without, whichever way they end of it. Where none did, the first
+    that lost the others or was asked to end, as a Job asks all once one has failed.
     """
+    return min((pod for pod in pods if pod.failed), key=_precedence, default=None)
 
-    def order(pod: PodState) -> tuple[int, str, str]:
-        asked = pod.exit_code in _ASKED_TO_END and pod.gone_by is not None and pod.ended_reason != "OOMKilled"
-        if pod.disruption is None and (asked or pod.exit_code in (ExitCode.PEERS_LOST, ExitCode.PREEMPTED)):
-            return 2, pod.finished_at or "", pod.name
-        return (0 if pod.disruption is None else 1), pod.finished_at or "", pod.name
 
-    return min((pod for pod in pods if pod.failed), key=order, default=None)
+def _precedence(pod: PodState) -> tuple[int, str, bool, str]:
+    """Rank, time, and whether to stand back where the time is the same: it has whole seconds."""
+    ended = pod.finished_at or ""
+    if retry_of(of_pod(pod).reason) is Retry.NEVER:
+        return 0, ended, False, pod.name
+    asked = pod.gone_by is not None and pod.exit_code in _ASKED_TO_END and pod.ended_reason != "OOMKilled"
+    lost = pod.exit_code == ExitCode.PEERS_LOST
+    if pod.disruption is None and (asked or lost or pod.exit_code == ExitCode.PREEMPTED):
+        return 2, min(ended, pod.asked_at or ended), not lost, pod.name
+    return 1, ended, pod.disruption is None, pod.name
 
 
 def of_job(job: JobState, pods: Sequence[PodState]) -> Failure:

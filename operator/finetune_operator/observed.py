@@ -5,11 +5,12 @@ The caches hold these small forms, not the objects of the API server.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from finetune_api import names
 from finetune_api.run import TrainerStatus
+from finetune_operator.times import format_time, parse_time
 
 Raw = dict[str, Any]
 
@@ -86,6 +87,8 @@ class PodState:
     """Which of the pods of its Job it is, from 0; None: there is only one."""
     gone_by: str | None = None
     """When it is to be gone, where it is being deleted."""
+    asked_at: str | None = None
+    """When it was asked to, where it is being deleted."""
     node: str | None = None
     disruption: str | None = None
     """Why the platform took the pod away (condition DisruptionTarget)."""
@@ -136,6 +139,7 @@ class PodState:
             attempt=_number((meta.get("labels") or {}).get(names.LABEL_ATTEMPT)),
             index=_number((meta.get("annotations") or {}).get(names.ANNOTATION_INDEX)),
             gone_by=meta.get("deletionTimestamp"),
+            asked_at=_asked_at(meta),
             created_at=meta.get("creationTimestamp", ""),
             node=(raw.get("spec") or {}).get("nodeName"),
             disruption=_said(disruption) if disruption.get("status") == "True" else None,
@@ -218,6 +222,13 @@ def _pods_made(status: Raw) -> int:
     """Pods that a Job's controller has made, by the Job's status."""
     counted = sum(int(status.get(kind) or 0) for kind in ("active", "terminating", "succeeded", "failed"))
     return counted + sum(len(uids) for uids in (status.get("uncountedTerminatedPods") or {}).values())
+
+
+def _asked_at(meta: Raw) -> str | None:
+    if "deletionTimestamp" not in meta:
+        return None
+    grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+    return format_time(parse_time(meta["deletionTimestamp"]) - grace)
 
 
 def _number(label: str | None) -> int | None:

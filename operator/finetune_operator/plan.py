@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_api.conditions import Phase
-from finetune_operator.checks import beginning, ending, finished, running, stopping
+from finetune_operator.checks import beginning, ending, finished, leaving, running, stopping
 from finetune_operator.events import EventText, event_for
 from finetune_operator.observed import Observed, Raw
 from finetune_operator.outcome import Action, Keep, Outcome, Situation
@@ -46,6 +46,7 @@ CHECKS: tuple[Check, ...] = (
     stopping.stalled,
     stopping.given_up,
     running.queued,
+    leaving.late,
     running.running,
     running.waiting,
     running.without_pod,

@@ -149,7 +149,7 @@ def test_who_ended_the_trainer_is_told_by_the_surest_witness(pod, reason, said):
         [b.ended_pod(21, name="a", finished=EARLIER)],
         [b.ended_pod(143, name="a", gone_by=b.CREATED, finished=EARLIER)],
         [b.ended_pod(137, name="a", gone_by=b.CREATED, finished=EARLIER)],
-        [disrupted("EvictionByEvictionAPI", "evicting", name="a", finished=EARLIER)],
+        [disrupted("EvictionByEvictionAPI", "evicting", name="a", finished="2026-11-21T10:01:09Z")],
         [b.running_pod("a")],
         [b.ended_pod(20, name="a", finished="2026-11-21T10:01:09Z")],
         [b.ended_pod(20, name="a", gone_by=b.CREATED, finished="2026-11-21T10:01:09Z")],
@@ -162,15 +162,57 @@ def test_of_several_pods_the_first_that_ended_by_itself_says_why(others):
     assert "boom" in failure.message
 
 
-@pytest.mark.parametrize("code", [21, 23, 137, 143])
-def test_a_pod_that_was_taken_away_says_why_the_others_lost_it(code):
-    pods = [
-        disrupted("EvictionByEvictionAPI", "evicting", name="z"),
-        b.ended_pod(code, name="a", gone_by=b.CREATED, finished=EARLIER),
-    ]
+AWAY = "2026-11-21T10:01:05Z"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(b.ended_pod(code, name="a", gone_by=b.CREATED, finished=EARLIER) for code in (21, 23, 137, 143)),
+        b.ended_pod(134, name="a", finished=AWAY),
+        b.ended_pod(1, "NCCL: remote process exited", name="a", finished="2026-11-21T10:01:09Z"),
+        b.ended_pod(20, name="a", finished="2026-11-21T10:01:09Z"),
+    ],
+)
+def test_a_pod_that_was_taken_away_says_why_the_others_lost_it(other):
+    """Whichever way they put it."""
+    pods = [disrupted("EvictionByEvictionAPI", "evicting", name="z", finished=AWAY), other]
     failure = failures.of_job(JobState.of(b.failed_job()), list(map(PodState.of, pods)))
     assert failure.reason is Reason.DISRUPTED
     assert "pod z was taken away" in failure.message
+
+
+def test_what_no_attempt_can_mend_says_why_also_after_a_pod_was_taken_away():
+    pods = [
+        disrupted("EvictionByEvictionAPI", "evicting", name="z", finished=AWAY),
+        b.ended_pod(11, b.error("DataInvalid", "line 3"), name="a", finished="2026-11-21T10:01:09Z"),
+    ]
+    assert failures.of_job(JobState.of(b.failed_job()), list(map(PodState.of, pods))).reason is Reason.DATA_INVALID
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"gone_by": "2026-11-21T10:03:04Z", "grace": 120}, Reason.DISRUPTED),
+        ({"gone_by": "2026-11-21T10:03:09Z", "grace": 120}, Reason.PEERS_LOST),
+    ],
+)
+def test_a_pod_that_lost_another_says_why_unless_that_one_was_asked_to_end_before(asked, reason):
+    """Whom somebody deletes the others lose; one that hangs is lost first, and then deleted by its Job."""
+    pods = [
+        b.ended_pod(143, name="z", finished="2026-11-21T10:01:12Z", **asked),
+        b.ended_pod(23, b.error("PeersLost", "another process is gone"), name="a", finished=AWAY),
+    ]
+    assert failures.of_job(JobState.of(b.failed_job()), list(map(PodState.of, pods))).reason is reason
+
+
+def test_a_pod_that_went_without_a_word_is_why_the_others_lost_it():
+    """As one does whose node is lost, and that somebody deletes by force."""
+    went = b.running_pod("z", gone_by="2026-11-21T10:03:05Z", grace=120)
+    left = b.ended_pod(23, b.error("PeersLost", "another process is gone"), name="a")
+    failure = failures.of_job(JobState.of(b.failed_job()), [PodState.of(went), PodState.of(left)])
+    assert failure.reason is Reason.DISRUPTED
+    assert "pod z is gone" in failure.message
 
 
 def test_of_two_recorded_pods_the_one_that_failed_first_says_why():

@@ -157,27 +157,26 @@ async def test_a_job_whose_job_was_deleted_by_hand_goes_on_in_another_attempt_an
         assert "JobDeleted" in p.events()
 
 
-async def deleted_by_hand(p: Plane) -> None:
-    for pod in p.pods():
-        await p.client.delete(f"/api/v1/namespaces/{b.NAMESPACE}/pods/{pod['metadata']['name']}")
+async def deleted_by_hand(p: Plane, pod: str) -> None:
+    await p.client.delete(f"/api/v1/namespaces/{b.NAMESPACE}/pods/{pod}")
 
 
-async def evicted(p: Plane) -> None:
-    for pod in p.pods():
-        meta = pod["metadata"]
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": meta["name"]}}
-        await p.client.create(f"/api/v1/namespaces/{b.NAMESPACE}/pods/{meta['name']}/eviction", eviction)
+async def evicted(p: Plane, pod: str) -> None:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    await p.client.create(f"/api/v1/namespaces/{b.NAMESPACE}/pods/{pod}/eviction", eviction)
 
 
+@pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("taken", [deleted_by_hand, evicted])
 @asynchronous
-async def test_a_pod_that_is_taken_away_does_not_count(tmp_path, taken):
+async def test_a_pod_that_is_taken_away_does_not_count(tmp_path, taken, nodes):
     async with plane(tmp_path) as p, p.operator():
         p.script["support-bot"] = [RUNS, RUNS, SUCCEEDS]
-        await p.apply(runPolicy={"maxRetries": 0})
+        await p.apply(runPolicy={"maxRetries": 0}, resources={"nodes": nodes})
         for _ in range(2):
             job = (await p.phase("Running"))["jobRef"]["name"]
-            await taken(p)
+            *_, pod = [pod["metadata"]["name"] for pod in p.pods() if pod["metadata"]["name"].startswith(job)]
+            await taken(p, pod)
             await until(lambda job=job: p.status()["jobRef"]["name"] != job, "the next attempt")
         status = await p.phase("Succeeded")
         assert [attempt["reason"] for attempt in status["attempts"]] == ["Disrupted", "Disrupted", "Succeeded"]

@@ -1,10 +1,12 @@
 """Decisions about a FineTuneJob on two nodes."""
 
+import copy
 from datetime import timedelta
 
 import pytest
 
 from finetune_api.conditions import Phase, Reason
+from finetune_operator.observed import PodState
 from finetune_operator.outcome import ReadEvents
 from finetune_operator.plan import Decision
 from tests import builders as b
@@ -77,6 +79,53 @@ def test_the_result_is_what_the_first_pod_left(order):
     assert decision.status["phase"] == Phase.SUCCEEDED
     assert decision.status["result"]["digest"] == "sha256:abc"
     assert decision.status["usage"]["gpuSeconds"] == 120
+
+
+def test_a_result_that_the_first_pod_left_is_not_lost_because_another_failed():
+    pods = (b.ended_pod(0, b.result(), **FIRST), b.ended_pod(23, **SECOND))
+    decision = decide(under_way(), **seen(*pods, job=b.failed_job()))
+    assert decision.status is not None
+    assert decision.status["phase"] == Phase.SUCCEEDED
+    assert decision.status["result"]["digest"] == "sha256:abc"
+
+
+@pytest.mark.parametrize("wish", [{"suspend": True}, {}], ids=["suspended", "deleted by hand"])
+def test_a_pod_that_has_done_its_part_is_no_success_without_the_first_one(wish):
+    raw = copy.deepcopy(under_way())
+    raw["spec"] |= wish
+    if wish:
+        raw["status"]["attempts"][0] |= {"reason": "Suspended", "message": "spec.suspend is true"}
+    gone = [
+        PodState.of(pod) for pod in (b.ended_pod(21, **FIRST), b.ended_pod(0, '{"outcome": "Succeeded"}', **SECOND))
+    ]
+    decision = decide(raw, gone=tuple(gone), confirmed=True)
+    assert decision.status is not None
+    assert decision.status["phase"] == (Phase.SUSPENDED if wish else Phase.STARTING)
+
+
+def test_why_an_attempt_failed_is_said_once_all_of_its_pods_have_ended():
+    """Another one may have the better reason; and no attempt begins before."""
+    raw, failed = under_way(), b.ended_pod(23, **FIRST)
+    leaving = b.running_pod(**SECOND, gone_by="2026-11-21T10:03:04Z", grace=120)
+    decision = decide(raw, **seen(failed, leaving, job=b.failed_job()))
+    assert (decision.actions, decision.status) == ((), None)
+    assert decision.requeue_after is not None
+    late = decide(raw, now=OLD + timedelta(minutes=5), **seen(failed, leaving, job=b.failed_job()))
+    assert late.status is not None
+    assert "node1 does not confirm it" in late.status["message"]
+    decision = decide(raw, **seen(failed, b.ended_pod(137, reason="OOMKilled", **SECOND), job=b.failed_job()))
+    assert decision.status is not None
+    assert decision.status["attempts"][-1]["reason"] == Reason.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("others", [(), (b.ended_pod(23, **FIRST),)], ids=["alone", "lost by another"])
+def test_a_pod_whose_node_does_not_confirm_its_end_is_named_while_its_job_lives(others):
+    raw = under_way() if others else applied(b.finetunejob(), decide(b.finetunejob(), **seen(b.running_pod())))
+    lost = b.running_pod(**(SECOND if others else FIRST), gone_by="2026-11-21T10:03:04Z", grace=120)
+    decision = decide(raw, now=OLD + timedelta(minutes=5), **seen(lost, *others))
+    assert decision.status is not None
+    for part in ("should have ended at 2026-11-21T10:03:04Z", "node1", "kubectl delete pod"):
+        assert part in decision.status["message"]
 
 
 def test_one_pod_that_fails_is_another_attempt_from_the_newest_checkpoint():

@@ -3,7 +3,7 @@
 from finetune_api.conditions import Phase, Reason
 from finetune_api.job import InvalidSpec
 from finetune_operator import failures, policy, preflight
-from finetune_operator.checks.stopping import until_gone
+from finetune_operator.checks import leaving
 from finetune_operator.outcome import Confirm, CreateJob, DeleteJob, Keep, Outcome, Situation
 from finetune_operator.render import AttemptPlan, job_manifest, service_manifest
 from finetune_operator.source import ModelRefused, resolve
@@ -28,7 +28,7 @@ def lingering(s: Situation) -> Outcome | DeleteJob | Keep | None:
     if job is not None:
         return DeleteJob(job)
     pods = (*s.observed.lingering, *s.observed.living)
-    return until_gone(s, pods) if pods else None
+    return leaving.until_gone(s, pods) if pods else None
 
 
 def invalid(s: Situation) -> Outcome | None:

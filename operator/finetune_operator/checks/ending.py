@@ -6,9 +6,10 @@ from finetune_api.run import RunResult
 from finetune_api.status import Checked
 from finetune_operator import failures
 from finetune_operator.attempts import AttemptEnd
+from finetune_operator.checks.leaving import until_gone
 from finetune_operator.failures import Failure
 from finetune_operator.observed import PodState
-from finetune_operator.outcome import Confirm, Outcome, Situation
+from finetune_operator.outcome import Confirm, Keep, Outcome, Situation
 
 
 def completed(s: Situation) -> Outcome | Confirm | None:
@@ -72,11 +73,15 @@ def _own_image(s: Situation) -> str | None:
     return None if isinstance(s.job, InvalidSpec) or s.job.spec.trainer is None else s.job.spec.trainer.image
 
 
-def failed(s: Situation) -> Outcome | Confirm | None:
-    """The Job failed."""
+def failed(s: Situation) -> Outcome | Confirm | Keep | None:
+    """The Job failed. Why is said once all of its pods have ended: another one may have the better reason."""
     job = s.own_job
     if job is None or job.failed_reason is None:
         return None
+    if left := _results(s):
+        return succeeded(s, left[-1])
+    if s.observed.living:
+        return until_gone(s, s.observed.living)
     if not s.observed.confirmed and failures.of_pods(s.observed.witnesses) is None:
         return Confirm()
     cause = failures.cause(s.observed.witnesses)
@@ -97,11 +102,16 @@ def deleted(s: Situation) -> Outcome | Confirm | None:
 
 def gone(s: Situation) -> Outcome | None:
     """A Job was deleted, by us or others; its pods had come to an end all the same that must not be lost."""
-    well = [pod for pod in s.observed.witnesses if pod.ended and not pod.failed and failures.result_of(pod)]
-    if well:
-        return succeeded(s, well[-1])
+    if left := _results(s):
+        return succeeded(s, left[-1])
     failure = failures.of_pods(s.observed.witnesses)
     return conclude(s, failure) if failure and retry_of(failure.reason) is Retry.NEVER else None
+
+
+def _results(s: Situation) -> list[PodState]:
+    """Pods that ended well and left what can be read as the result; the others of a gang have none to leave."""
+    led = [pod for pod in s.observed.witnesses if pod.leads and pod.ended and not pod.failed]
+    return [pod for pod in led if failures.result_of(pod)]
 
 
 def suspension(s: Situation) -> str:

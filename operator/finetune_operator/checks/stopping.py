@@ -4,20 +4,18 @@ It is written down first, as the reason of the attempt; then the Job is deleted,
 checkpoint; and once they are gone the attempt has ended. Whoever crashes in between finds the reason in the status.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from finetune_api.conditions import Phase, Reason
 from finetune_api.run import GRACE_SECONDS, ReportedMetric
 from finetune_operator import failures
+from finetune_operator.checks import leaving
 from finetune_operator.checks.ending import conclude, gone, suspension
 from finetune_operator.failures import Failure, tell
-from finetune_operator.observed import PodState
 from finetune_operator.outcome import Confirm, DeleteJob, Keep, Outcome, Situation
 from finetune_operator.stillness import LOOK
 from finetune_operator.times import parse_time, seconds_of
 
-_OVERDUE = 60.0
-"""Seconds after the end of its grace for which a pod may still be there, before somebody is asked to look."""
 _GIVEN_UP = (Reason.IMAGE_PULL_FAILED, Reason.CONTAINER_CONFIG_ERROR, Reason.POD_REFUSED)
 """What a pod waits for that no other pod's end mends."""
 
@@ -30,7 +28,7 @@ def stopping(s: Situation) -> Outcome | DeleteJob | Confirm | Keep | None:
     if job is not None and not job.ended:
         return DeleteJob(job)
     if s.observed.living:
-        return until_gone(s, s.observed.living)
+        return leaving.until_gone(s, s.observed.living)
     if not s.observed.confirmed:
         return Confirm()
     return gone(s) or conclude(s, _written_down(present["reason"], str(present.get("message", ""))))
@@ -87,19 +85,6 @@ def hopeless(s: Situation) -> Failure | None:
     return next((trouble for trouble in troubles if trouble.reason in _GIVEN_UP), None)
 
 
-def until_gone(s: Situation, pods: Sequence[PodState]) -> Outcome | Keep:
-    """Pods that must end first. Where one should have ended long ago, its node may be lost, and only people can say."""
-    late = next((pod for pod in pods if pod.gone_by and s.age(pod.gone_by) > _OVERDUE), None)
-    if late is None:
-        return Keep(look_again_after=GRACE_SECONDS + _OVERDUE if any(pod.gone_by for pod in pods) else LOOK)
-    node = f"node {late.node}" if late.node else "its node"
-    message = (
-        f"Pod {late.name} should have ended at {late.gone_by}, and {node} does not confirm it. Next step: where the "
-        f"node is lost, delete it, or the pod with `kubectl delete pod {late.name} --force`."
-    )
-    return Outcome(s.status.phase or s.beginning, Reason.STOPPING, message)
-
-
 def _stop(s: Situation, failure: Failure) -> Outcome | None:
     """Writes down why the present attempt is to stop, if it has a Job; what no Job is there for is no stop."""
     job = s.own_job
@@ -132,6 +117,7 @@ def next_look(s: Situation) -> float | None:
 
 
 def _waits(s: Situation) -> Iterator[float]:
+    yield from leaving.waits(s)
     if (left := _until_deadline(s)) is not None:
         yield max(0.0, left)
     if (left := _until_stalled(s)) is not None:
