@@ -17,7 +17,8 @@ Raw = dict[str, Any]
 KEY = (b.NAMESPACE, "support-bot")
 
 
-COUNTED = {"OutOfMemory", "StorageUnavailable", "DiskFull", "TrainerKilled", "TrainerCrashed", "ResultLost", "Stalled"}
+OWN_FAULTS = {"OutOfMemory", "StorageUnavailable", "DiskFull", "PeersLost", "TrainerKilled", "TrainerCrashed"}
+COUNTED = OWN_FAULTS | {"ResultLost", "Stalled"}
 NOT_COUNTED = {"Preempted", "Disrupted", "NodeLost", "JobDeleted", "Suspended", "Checked"}
 
 
@@ -51,6 +52,7 @@ class FakeCluster:
         self.finetunejob: Raw | None = None
         self.jobs: dict[str, Raw] = {}
         self.pods: dict[str, Raw] = {}
+        self.services: dict[str, Raw] = {}
         self.streams: list[Stream] = []
         self.created: list[str] = []
         self.phases: list[str] = []
@@ -59,6 +61,12 @@ class FakeCluster:
         """The reason for which each attempt ended, by its number."""
         self.checks: set[int] = set()
         """The numbers of those that only checked."""
+        self.at_fault: set[int] = set()
+        """The numbers of those of which a pod ended badly by itself; of all others nothing may count."""
+        self.excused: set[int] = set()
+        """The numbers of those of which a pod was taken away for all to see before any failed."""
+        self.vanished: set[int] = set()
+        """The numbers of those of which a pod went and nobody could see how."""
         self.complaints: list[Raw] = []
         """The Events of Jobs about pods that were refused."""
         self.crash_at: int | None = None
@@ -91,9 +99,14 @@ class FakeCluster:
             if PodState.of(pod).ended:
                 self.store("pods", None, pod)
             else:
-                asked = copy.deepcopy(pod)
-                asked["metadata"]["deletionTimestamp"] = b.CREATED
-                self.store("pods", asked)
+                self.ask_to_end(pod)
+
+    def ask_to_end(self, pod: Raw, by: str = b.CREATED, grace: int = 0) -> None:
+        """A pod is being deleted."""
+        if "deletionTimestamp" not in pod["metadata"]:
+            asked = copy.deepcopy(pod)
+            asked["metadata"] |= {"deletionTimestamp": by, "deletionGracePeriodSeconds": grace}
+            self.store("pods", asked)
 
     def pods_of(self, job: Raw) -> list[Raw]:
         """Those of one Job."""
@@ -146,6 +159,8 @@ class FakeCluster:
         made = b.job(uid=labels[names.LABEL_JOB_UID], name=name, attempt=int(labels[names.LABEL_ATTEMPT]))
         made["metadata"]["uid"] = f"job-{len(self.created)}"
         made["metadata"]["labels"] = copy.deepcopy(labels)
+        made["spec"] = {key: manifest["spec"][key] for key in ("completions", "parallelism")}
+        self._allow_gang(manifest)
         self.created.append(name)
         self.store("jobs", made)
         self._leave(die)
@@ -155,8 +170,19 @@ class FakeCluster:
         """No attempt begins while anything of another one lives, or after a failure that another one cannot mend."""
         assert [job for job in self.jobs.values() if not JobState.of(job).ended] == []
         assert [pod for pod in self.pods.values() if not PodState.of(pod).ended] == []
-        failed = [failures.of_pod(state) for pod in self.pods.values() if (state := PodState.of(pod)).failed]
-        assert {failure.reason for failure in failed if failure} <= COUNTED | NOT_COUNTED
+        attempts: dict[int | None, list[PodState]] = {}
+        for pod in map(PodState.of, self.pods.values()):
+            attempts.setdefault(pod.attempt, []).append(pod)
+        failed = filter(None, map(failures.of_pods, attempts.values()))
+        assert {failure.reason for failure in failed} <= COUNTED | NOT_COUNTED
+
+    def _allow_gang(self, manifest: Raw) -> None:
+        """As many pods as nodes are asked for, of a check one; and several can find one another."""
+        assert self.finetunejob is not None
+        checks = manifest["metadata"]["labels"].get(names.LABEL_CHECK) == "true"
+        nodes = 1 if checks else self.finetunejob["spec"].get("resources", {}).get("nodes", 1)
+        assert {manifest["spec"]["completions"], manifest["spec"]["parallelism"]} == {nodes}
+        assert nodes == 1 or manifest["spec"]["template"]["spec"]["subdomain"] in self.services
 
     def _allow_training(self, labels: Raw) -> None:
         """Once, and only once, a check has passed, where one is wanted."""
@@ -164,6 +190,19 @@ class FakeCluster:
         passed = "check" in (self.finetunejob.get("status") or {})
         wanted = self.finetunejob["spec"]["preflight"] == "Always"
         assert (labels.get(names.LABEL_CHECK) == "true") is (wanted and not passed)
+
+    async def create_service(self, manifest: Raw) -> Raw:
+        die = self._enter()
+        name = manifest["metadata"]["name"]
+        if name in self.services:
+            raise ApiError(409, {"reason": "AlreadyExists"})
+        self.services[name] = copy.deepcopy(manifest)
+        self._leave(die)
+        return copy.deepcopy(manifest)
+
+    async def get_service(self, namespace: str, name: str) -> Raw | None:
+        self._leave(self._enter())
+        return copy.deepcopy(self.services.get(name))
 
     async def delete_job(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
         die = self._enter()
@@ -202,6 +241,10 @@ class FakeCluster:
             if "finishedAt" in attempt:
                 assert self.ends.setdefault(attempt["number"], attempt["reason"]) == attempt["reason"]
         assert all("finishedAt" in attempt for attempt in attempts[:-1])
+        blamed = {n for n, reason in self.ends.items() if reason in OWN_FAULTS}
+        lost = {n for n in self.vanished if self.ends.get(n) == "PeersLost"}  # who saw neither sees no difference
+        assert blamed <= self.at_fault | lost
+        assert not blamed & self.excused
         self.checks |= {attempt["number"] for attempt in attempts if attempt.get("check")}
         out_of_memory = {n for n, reason in self.ends.items() if reason == "OutOfMemory" and n in self.checks}
         counted = [n for n, reason in self.ends.items() if reason in COUNTED and n not in out_of_memory]

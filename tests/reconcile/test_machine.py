@@ -1,21 +1,20 @@
-"""Two replicas that both think they lead, on caches that lag and cross, crash at any call, while pods fail, vanish and
-hang and people suspend, resume, cancel and delete: what holds all the same.
+"""Two replicas that both think they lead, on caches that lag and cross, crash at any call, while pods, one or more
+of a Job, fail, vanish and hang and people suspend, resume, cancel and delete: what holds all the same.
 
 A fixpoint has no actions; no attempt begins while anything of another one lives, or after a fault that another one
-cannot mend; disruptions are not counted; nothing leaves a final phase; every trace ends; and the end is told as it was,
-whatever a cache said. What must hold at a single call is checked by ``FakeCluster``.
+cannot mend; where no pod ended badly by itself nothing is counted; the result is what the leading pod left; nothing
+leaves a final phase; every trace ends; and the end is told as it was, whatever a cache said. What must hold at a single
+call is checked by ``FakeCluster``.
 """
 
 import copy
-import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from finetune_api import names
 from finetune_api.conditions import Phase
 from finetune_api.run import Report
 from finetune_operator.connection import ApiError
@@ -24,9 +23,9 @@ from finetune_operator.observed import JobState, PodState, ReceivedReport
 from finetune_operator.reconcile import Reconciler
 from finetune_operator.render import Reporting
 from finetune_operator.settings import Settings
-from finetune_operator.times import format_time
 from finetune_operator.world import World
 from tests import builders as b
+from tests.reconcile.around import ENDS, EVICTED, RUNS, SAVED, WAITS, WELL, Around, State
 from tests.reconcile.fake import KEY, Crash, FakeCluster, Stream, now
 
 START = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
@@ -34,22 +33,15 @@ POLICY = {"maxRetries": 1, "stallTimeout": "2m"}
 SETTINGS = Settings(retry_backoff=10, longest_retry_backoff=40, give_up_after=100)
 REPORTING = Reporting("https://operator.ft.svc/v1/reports", "PEM")
 REPLICAS = st.integers(0, 1)
-KINDS = st.sampled_from(["finetunejobs", "jobs", "pods"])
-ENDS = st.sampled_from(
-    [
-        b.ended_pod(0, b.result()),
-        b.ended_pod(0, "unreadable"),
-        b.ended_pod(11, b.error("DataInvalid", "line 3")),
-        b.ended_pod(16),
-        b.ended_pod(20),
-        b.ended_pod(21),
-        b.ended_pod(137),
-        b.ended_pod(137, reason="OOMKilled"),
-        b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "Evicted", "away"),)),
-    ]
+WHICH = st.integers(0, 2)
+"""Which of several pods."""
+FATES = st.one_of(
+    st.sampled_from(ENDS),
+    st.sampled_from(["all end well", "it loses the others", "it is deleted", "its node goes", "it is gone"]),
 )
-EVICTED = b.ended_pod(143, conditions=(b.condition("DisruptionTarget", "EvictionByEvictionAPI", "away"),))
-WAITS = st.sampled_from([b.waiting_pod("ContainerCreating"), b.waiting_pod("ImagePullBackOff", "no such image")])
+KINDS = st.sampled_from(["finetunejobs", "jobs", "pods"])
+
+
 REFUSAL = {"message": 'Error creating: pods "x" is forbidden: exceeded quota: q', "lastTimestamp": b.CREATED}
 
 
@@ -106,14 +98,15 @@ class Machine(RuleBasedStateMachine):
         deadline=st.sampled_from([{}, {}, {"deadline": "90m"}]),
         ttl=st.sampled_from([{}, {"ttlAfterFinished": "1m"}]),
         preflight=st.sampled_from(["Never", "Always"]),
+        nodes=st.sampled_from([1, 2, 3]),
     )
-    def begin(self, deadline, ttl, preflight) -> None:
-        self.time = START
+    def begin(self, deadline, ttl, preflight, nodes) -> None:
         self.cluster = FakeCluster()
-        self.pods_made = 0
+        self.around = Around(self.cluster, START)
         self.deleted_by_hand = 0
-        self.cluster.store("finetunejobs", b.finetunejob(runPolicy=POLICY | deadline | ttl, preflight=preflight))
-        self.replicas = [Replica(self.cluster, lambda: self.time) for _ in range(2)]
+        sections = {"runPolicy": POLICY | deadline | ttl, "preflight": preflight, "resources": {"nodes": nodes}}
+        self.cluster.store("finetunejobs", b.finetunejob(**sections))
+        self.replicas = [Replica(self.cluster, lambda: self.around.time) for _ in range(2)]
 
     # the operator
 
@@ -132,29 +125,44 @@ class Machine(RuleBasedStateMachine):
         self.replicas[who].hear_all()
         self.replicas[who].turn()
 
-    @rule(who=REPLICAS, end=ENDS, over=st.booleans())
-    def an_attempt_takes_its_way(self, who, end, over):
-        """As far as it can from where it is: after its wait, to the end of its pod, and perhaps of its Job."""
-        for step in (
-            lambda: self.a_replica_catches_up(who),
-            lambda: self.time_passes(61),
-            lambda: self.a_replica_catches_up(who),
-            self._make_pod,
-            lambda: self._play(b.running_pod()),
-            lambda: self.a_replica_catches_up(who),
-            lambda: self._play(end),
-        ):
-            step()
+    @rule(who=REPLICAS, fates=st.lists(st.tuples(WHICH, FATES), min_size=1, max_size=3), over=st.booleans())
+    def an_attempt_takes_its_way(self, who, fates, over):
+        """As far as it can from where it is: after its wait, to the ends of its pods, and perhaps of its Job."""
+        self.a_replica_catches_up(who)
+        self.around.passes(61)
+        self.a_replica_catches_up(who)
+        self.around.control()
+        self.around.play_all(RUNS)
+        self.a_replica_catches_up(who)
+        for which, fate in fates:
+            self._meet(which, fate)
         if over:
-            self._make_pod()
+            self.around.control()
+            for pod in self.around.leaving():
+                self.around.take(pod, SAVED)
+            self.around.control()
 
-    @rule(who=REPLICAS, state=st.one_of(WAITS, st.just(b.running_pod())))
-    def nothing_happens_for_long(self, who, state):
-        self._make_pod()
-        self._play(state)
+    def _meet(self, which, fate) -> None:
+        working = self.around.working()
+        if fate == "all end well":
+            self.around.play_all(WELL)
+        elif isinstance(fate, State):
+            self.around.play(which, fate)
+        elif working and fate == "it loses the others":
+            self.around.lose(which)
+        elif working and fate == "it is deleted":
+            self.around.ask(working[which % len(working)])
+        elif working:
+            self.around.take(working[which % len(working)], EVICTED if fate == "its node goes" else None)
+
+    @rule(who=REPLICAS, which=WHICH, state=st.sampled_from([RUNS, *WAITS]))
+    def nothing_happens_for_long(self, who, which, state):
+        self.around.control()
+        self.around.play_all(RUNS)
+        self.around.play(which, state)
         for _ in range(4):
             self.a_replica_catches_up(who)
-            self.time_passes(61)
+            self.around.passes(61)
 
     @rule(who=REPLICAS, at=st.integers(1, 10), when=st.sampled_from(["before", "after"]))
     def a_replica_dies_at_work_and_starts_again(self, who, at, when):
@@ -164,104 +172,39 @@ class Machine(RuleBasedStateMachine):
         except Crash:
             self.replicas[who].stop()
             self.cluster.arm(None, "before")
-            self.replicas[who] = Replica(self.cluster, lambda: self.time)
+            self.replicas[who] = Replica(self.cluster, lambda: self.around.time)
 
     @rule(who=REPLICAS, percent=st.integers(0, 100), phase=st.sampled_from(["Running", "Evaluating", "Publishing"]))
     def a_pod_reports(self, who, percent, phase):
         for name in self.cluster.pods:
             status = Report.model_validate(b.report(percent, phase=phase)).trainer_status
-            self.replicas[who].world.reported(ReceivedReport(f"uid-of-{name}", status, self.time))
+            self.replicas[who].world.reported(ReceivedReport(f"uid-of-{name}", status, self.around.time))
 
     @rule(seconds=st.sampled_from([1, 11, 61]))
     def time_passes(self, seconds):
-        self.time += timedelta(seconds=seconds)
+        self.around.passes(seconds)
 
-    # the Job controller, the kubelet and people
+    # the Job controller, kubelets, nodes and people
 
-    def _job(self):
-        """The one that has not ended."""
-        return next((job for job in self.cluster.jobs.values() if not JobState.of(job).ended), None)
+    @rule(most=WHICH, at_once=st.booleans())
+    def the_job_controller_works(self, most, at_once):
+        self.around.control(most + 1, at_once)
 
-    def _living(self):
-        return next((pod for pod in self.cluster.pods.values() if not PodState.of(pod).ended), None)
+    @rule(which=WHICH, fate=st.one_of(FATES, st.sampled_from([RUNS, *WAITS])))
+    def a_pod_meets_its_fate(self, which, fate):
+        self._meet(which, fate)
 
-    def _working(self):
-        """A pod that lives and is not being deleted."""
-        pod = self._living()
-        return pod if pod and "deletionTimestamp" not in pod["metadata"] else None
+    @precondition(lambda self: self.around.leaving())
+    @rule(which=WHICH, state=st.sampled_from([None, *ENDS]))
+    def a_pod_that_is_being_deleted_ends(self, which, state):
+        leaving = self.around.leaving()
+        self.around.take(leaving[which % len(leaving)], state)
 
-    def _decided(self):
-        """Of the live Job, the pod that has ended it."""
-        job = self._job()
-        return next((p for p in map(PodState.of, self.cluster.pods_of(job)) if p.ended), None) if job else None
-
-    @rule()
-    def the_job_controller_works(self):
-        self._make_pod()
-
-    def _make_pod(self) -> None:
-        """Or end the Job whose pod has ended."""
-        if not self._job() or self._living() or self._job()["spec"].get("suspend"):
-            return
-        job, pod = copy.deepcopy(self._job()), self._decided()
-        if pod is None:
-            self.pods_made += 1
-            created = f"2026-11-21T10:{self.pods_made // 60:02}:{self.pods_made % 60:02}Z"
-            attempt = int(job["metadata"]["labels"][names.LABEL_ATTEMPT])
-            pod = b.pod(name=f"pod-{self.pods_made}", created=created, attempt=attempt)
-            pod["metadata"]["labels"] = copy.deepcopy(job["metadata"]["labels"])
-            self.cluster.store("pods", pod)
-        else:
-            self._end(job, "Failed" if pod.failed else "Complete")
-
-    def _end(self, job, kind) -> None:
-        ending = b.condition(kind, "BackoffLimitExceeded" if kind == "Failed" else "CompletionsReached")
-        job["status"]["conditions"] = [ending | {"lastTransitionTime": format_time(self.time)}]
-        self.cluster.store("jobs", job)
-
-    @rule(state=st.one_of(WAITS, st.just(b.running_pod()), ENDS))
-    def the_kubelet_works(self, state):
-        self._play(state)
-
-    def _of(self, pod, state) -> dict:
-        """The state of a pod, of which one that checks leaves other words where it ends well."""
-        content = json.dumps(state["status"])
-        if pod["metadata"]["labels"].get(names.LABEL_CHECK):
-            content = content.replace(json.dumps(b.result()), json.dumps(b.checked()))
-        return json.loads(content)
-
-    def _play(self, state) -> None:
-        if not self._working():
-            return
-        pod = copy.deepcopy(self._working())
-        pod["status"] = self._of(pod, state)
-        self.cluster.store("pods", pod)
-
-    @precondition(lambda self: self._living() and not self._working())
-    @rule(state=ENDS, told=st.booleans())
-    def a_pod_that_is_being_deleted_ends(self, state, told):
-        """And whoever has not heard how, will not."""
-        pod = copy.deepcopy(self._living())
-        if told:
-            pod["status"] = self._of(pod, state)
-            self.cluster.store("pods", pod)
-        self.cluster.store("pods", None, pod)
-
-    @precondition(lambda self: self._job() and self._working())
-    @rule(told=st.booleans())
-    def a_node_takes_its_pod_along(self, told):
-        job, pod = copy.deepcopy(self._job()), copy.deepcopy(self._working())
-        if told:
-            pod["status"] = copy.deepcopy(EVICTED["status"])
-            self.cluster.store("pods", pod)
-        self.cluster.store("pods", None, pod)
-        self._end(job, "Failed")
-
-    @precondition(lambda self: self._job() and not self._decided())
+    @precondition(lambda self: self.around.undecided())
     @rule(suspend=st.booleans())
     def a_queue_suspends_or_admits_the_job(self, suspend):
         """Its pods are deleted, and the Job has not failed."""
-        job = copy.deepcopy(self._job())
+        job = copy.deepcopy(self.around.job())
         job["spec"]["suspend"] = suspend
         if suspend:
             for pod in self.cluster.pods_of(job):
@@ -324,6 +267,11 @@ class Machine(RuleBasedStateMachine):
         assert len(set(finals)) <= 1
 
     @invariant()
+    def the_result_is_what_the_leading_pod_left(self):
+        status = (self.cluster.finetunejob or {}).get("status") or {}
+        assert status.get("result", {"digest": "sha256:abc"})["digest"] == "sha256:abc"
+
+    @invariant()
     def nothing_is_called_deleted_that_is_not(self):
         assert self.deleted_by_hand or "JobDeleted" not in self.cluster.reasons
 
@@ -333,9 +281,9 @@ class Machine(RuleBasedStateMachine):
             return
         self.cluster.arm(None, "before")
         for _ in range(12):
-            self.time += timedelta(seconds=600)
-            for pod in [pod for pod in self.cluster.pods.values() if "deletionTimestamp" in pod["metadata"]]:
-                self.cluster.store("pods", None, pod)
+            self.around.passes(600)
+            for pod in self.around.leaving():
+                self.around.take(pod, SAVED)
             for replica in self.replicas:
                 replica.hear_all()
                 replica.turn()
@@ -352,13 +300,13 @@ class Machine(RuleBasedStateMachine):
     def _ended_as_it_should(self) -> None:
         raw, last = self.cluster.finetunejob, Phase(self.cluster.phases[-1])
         if last.terminal:
-            assert self._job() is None
+            assert self.around.job() is None
             if raw["spec"]["runPolicy"].get("ttlAfterFinished"):
                 assert self.cluster.jobs == {}
         elif raw["spec"].get("suspend"):
-            assert (last, self._job(), self._living()) == (Phase.SUSPENDED, None, None)
+            assert (last, self.around.job(), self.around.living()) == (Phase.SUSPENDED, None, [])
         else:
-            assert self._job() is not None
+            assert self.around.job() is not None
             assert not raw["spec"].get("cancel")
         if any(self._succeeded(job) for job in self.cluster.jobs.values()):
             assert last is Phase.SUCCEEDED
@@ -366,11 +314,11 @@ class Machine(RuleBasedStateMachine):
     def _succeeded(self, job) -> bool:
         """Whether a Job is complete and left what can be read."""
         pods = [PodState.of(pod) for pod in self.cluster.pods_of(job)]
-        return JobState.of(job).complete and any(pod.ended_message == b.result() for pod in pods)
+        return JobState.of(job).complete and any(pod.leads and pod.ended_message == b.result() for pod in pods)
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestMachine.settings = settings(max_examples=180, stateful_step_count=50, deadline=None)
 
 
 class LongMachine(Machine):
@@ -378,4 +326,4 @@ class LongMachine(Machine):
 
 
 TestLongMachine = pytest.mark.timeout(900)(pytest.mark.long(LongMachine.TestCase))
-TestLongMachine.settings = settings(max_examples=1000, stateful_step_count=50, deadline=None)
+TestLongMachine.settings = settings(max_examples=3000, stateful_step_count=50, deadline=None)
