@@ -43,7 +43,7 @@ def arguments() -> argparse.ArgumentParser:
         description="Runs the FineTuneJobs of the files one after the other: in the local mode that `up` started, or "
         "in one of its own. FineTuneProfiles of the files are applied before. file:// URIs of data and of a model's "
         "directory are uploaded to the local S3, which is also meant by s3:// where spec.storage is absent. Without "
-        "spec.output the result goes there too.",
+        "spec.output.uri the result goes there too.",
     )
     run.add_argument(
         "files", nargs="*", type=Path, metavar="job.yaml", help="files with FineTuneJobs and FineTuneProfiles"

@@ -124,13 +124,19 @@ def localise(
         )
     if not given:
         spec["storage"] = {"endpointUrl": endpoint_url, "region": REGION, "credentials": SECRET}
-    if spec.get("output") is None and not given:
-        spec["output"] = {"uri": f"s3://{BUCKET}/output/"}
+        _fill_output(spec)
     if spec.get("resources") is None:  # absent, or a key with nothing behind it
         spec["resources"] = {}
     notes = tuple(_fill_resources(spec["resources"], node, profile))
     buckets = {BUCKET, *_bucket_of(spec.get("output"))} if not given else set()
     return Localised(job, tuple(uploads), tuple(sorted(buckets)), uses_local_s3=not given, notes=notes)
+
+
+def _fill_output(spec: Object) -> None:
+    if spec.get("output") is None:
+        spec["output"] = {}
+    if isinstance(spec["output"], dict) and spec["output"].get("uri") is None:
+        spec["output"]["uri"] = f"s3://{BUCKET}/output/"
 
 
 def _fill_resources(resources: Any, node: Mapping[str, Any], profile: Object | None) -> Iterator[str]:

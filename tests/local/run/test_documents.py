@@ -146,6 +146,8 @@ def test_what_is_absent_is_filled_in(tmp_path: Path) -> None:
     assert spec["storage"] == {"endpointUrl": S3, "region": "us-east-1", "credentials": SECRET}
     assert spec["output"] == {"uri": f"s3://{BUCKET}/output/"}
     assert spec["resources"] == {"gpusPerNode": 0, "cpu": "4"}
+    merged = localise(document(output={"mergeAdapter": True}), tmp_path / "job.yaml", S3, NODE).job["spec"]["output"]
+    assert merged == {"uri": f"s3://{BUCKET}/output/", "mergeAdapter": True}
     assert fit.buckets == (BUCKET,)
     assert fit.notes == (
         "no GPU is offered on this machine: spec.resources.gpusPerNode is 0",
