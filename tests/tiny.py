@@ -92,12 +92,14 @@ def save_reader_and_writer(directory: Path, kind: str = "t5", hidden: int = 32, 
 
     torch.manual_seed(seed)
     padding, begin, end = SPECIAL_TOKENS
-    template = f"$A {end}" if kind == "t5" else f"{begin} $A {end}"
+    single, pair = (
+        (f"$A {end}", f"$A {end} $B {end}") if kind == "t5" else (f"{begin} $A {end}", f"{begin} $A {end} $B {end}")
+    )
     made = tokenizer(chat_template=None).backend_tokenizer.__class__.from_str(
         tokenizer(chat_template=None).backend_tokenizer.to_str()
     )
     made.post_processor = TemplateProcessing(
-        single=template, special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (begin, end)]
+        single=single, pair=pair, special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in (begin, end)]
     )
     PreTrainedTokenizerFast(tokenizer_object=made, pad_token=padding, bos_token=begin, eos_token=end).save_pretrained(
         directory

@@ -16,7 +16,7 @@ from finetune_trainer.errors import TrainerError, is_panic
 from finetune_trainer.models import model as module
 from finetune_trainer.models.adapter import put_on
 from finetune_trainer.models.adapters import adapter_of
-from finetune_trainer.models.head import LANGUAGE_MODEL
+from finetune_trainer.models.head import LANGUAGE_MODEL, SEQUENCE_TO_SEQUENCE
 from finetune_trainer.models.model import choose_precision, load_model, load_tokenizer
 from finetune_trainer.models.modelfiles import ModelFiles
 from tests import tiny
@@ -49,6 +49,16 @@ def test_weights_that_are_missing_are_not_made_up(copy):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     assert "lack 1 tensors of its architecture, such as model.layers.1.mlp.up_proj.weight" in refused(copy)
+
+
+def test_weights_that_a_reader_and_writer_lacks_are_told_as_such(tmp_path):
+    """Its class has no body of the name that it says."""
+    directory = tiny.save_reader_and_writer(tmp_path / "t5")
+    weights = load_file(directory / "model.safetensors")
+    del weights["decoder.final_layer_norm.weight"]
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainerError, match="lack 1 tensors of its architecture, such as decoder.final_layer_norm"):
+        load_model(ModelFiles(directory, name="the-base"), SEQUENCE_TO_SEQUENCE, False, "fp32")
 
 
 def test_weights_that_are_damaged_are_refused(copy):

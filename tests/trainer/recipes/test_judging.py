@@ -1,6 +1,7 @@
 """The heads: their losses and gradients against transformers' Trainer, and what a model is given."""
 
 import json
+import shutil
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -85,6 +86,16 @@ def llama(tmp_path_factory):
     return tiny.save_model(tmp_path_factory.mktemp("llama") / "model")
 
 
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    return tiny.save_reader_and_writer(tmp_path_factory.mktemp("t5") / "model")
+
+
+@pytest.fixture(scope="module")
+def bart(tmp_path_factory):
+    return tiny.save_reader_and_writer(tmp_path_factory.mktemp("bart") / "model", "bart")
+
+
 def inputs_of(format_, records, tokenizer, model):
     """The same batch as transformers' users make it."""
     number = model.config.label2id
@@ -134,8 +145,8 @@ def test_loss_and_gradients_are_those_of_transformers_trainer(bert, tmp_path, fo
     [
         (format_, kind)
         for format_ in RECIPES
-        for kind in ("bert", "llama")
-        if (format_, kind) != ("question-answer", "llama")
+        for kind in ("bert", "llama", "t5", "bart")
+        if (format_, kind) not in (("question-answer", "llama"), ("token-tags", "bart"))
     ],
 )
 def test_padding_changes_nothing(request, kind, format_):
@@ -150,6 +161,31 @@ def test_padding_changes_nothing(request, kind, format_):
         torch.testing.assert_close(gradient, summed, rtol=1e-2, atol=1e-4)
     whole, cut = made.measured(), made.measured(tokens=20)
     assert cut == pytest.approx(whole, rel=1e-4)
+    for tokens in (1, 17):
+        example = made.objective.stand_in(tokens)
+        assert torch.isfinite(made.objective(made.objective.collate([example], False, CPU)).loss)
+
+
+END = "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("odd", "ends"), [({"text_pair": "red", "label": "b"}, 2), ({"text": f"a {END} b", "label": "b"}, 2)]
+)
+def test_a_text_that_ends_more_often_than_others_is_refused_where_the_head_goes_by_that(t5, odd, ends):
+    """transformers' class takes them alone, and fails where a batch has both."""
+    records = [*RECORDS["text-label"], {"text": "a", "label": "a"} | odd]
+    with pytest.raises(TrainerError, match=rf"line 12: it has {ends} end-of-text token\(s\), and the first record 1,"):
+        Made(t5, "text-label", records)
+    Made(t5, "text-label", [{"text": "a", "text_pair": "b", "label": str(number)} for number in range(3)]).loss()
+
+
+def test_a_tokenizer_that_ends_no_text_is_refused_where_the_head_goes_by_that(t5, tmp_path):
+    directory = shutil.copytree(t5, tmp_path / "t5")
+    tiny.tokenizer(chat_template=None).save_pretrained(directory)
+    with pytest.raises(TrainerError, match="tokenizer puts no end-of-text token") as refusal:
+        Made(directory, "text-label", RECORDS["text-label"])
+    assert refusal.value.code == ExitCode.MODEL_INVALID
 
 
 def test_two_texts_are_told_apart_by_their_types(bert):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import transformers
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,12 @@ class Head:
         """The names of what stands on the body of ``model``. A pooler is part of it, wherever an architecture keeps it:
         a body that was trained without one has none."""
         body = model.base_model_prefix
-        top = [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
-        return [*top, *(f"{body}.pooler" for name, _ in getattr(model, body).named_children() if name == "pooler")]
+        parts = {name: child for name, child in model.named_children() if any(True for _ in child.parameters())}
+        if body not in parts:  # T5's class for questions is one itself
+            stacks = transformers.PreTrainedModel | nn.Embedding
+            return [name for name, part in parts.items() if not isinstance(part, stacks)]
+        pooler = [f"{body}.pooler" for name, _ in parts[body].named_children() if name == "pooler"]
+        return [*(name for name in parts if name != body), *pooler]
 
     @property
     def auto_class(self) -> Any:

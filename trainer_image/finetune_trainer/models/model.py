@@ -133,26 +133,20 @@ def _load(files: ModelFiles, head: Head, dtype: Any, **arguments: Any) -> PreTra
         why = _mismatch(files, head) if "ignore_mismatched_sizes" in str(error) else _told(error, files)
         _refuse(f"The model {files.name} cannot be loaded as {head.what}: {why}", error)
     model, loading = loaded
-    missing = sorted(_required(loading["missing_keys"], model, head))
-    if missing and not any(
-        name.startswith(f"{model.base_model_prefix}.") for name in model.state_dict().keys() - missing
-    ):
+    lacking, on_top = set(loading["missing_keys"]), tuple(f"{name}." for name in head.modules(model))
+    body = {name for name in model.state_dict() if not name.startswith(on_top)}
+    missing = sorted(name for name in lacking if not (head.new and name.startswith(on_top)))
+    if missing and body <= lacking:
         raise TrainerError(
             ExitCode.MODEL_INVALID,
             f"{files.name} cannot become {head.what}: transformers' {type(model).__name__} keeps its body under other "
             f"names ({missing[0]}) than the files do. Start from an encoder, such as a BERT, or correct spec.task.",
         )
-    if missing:
+    if missing:  # that cannot be made anew, as all of a new head and its pooler can
         _refuse(f"The weights of {files.name} lack {len(missing)} tensors of its architecture, such as {missing[0]}")
     if replaced:
         _renew(model, head)
     return model  # type: ignore[no-any-return]
-
-
-def _required(missing: set[str], model: PreTrainedModel, head: Head) -> Iterator[str]:
-    """Those of the missing tensors that cannot be made anew: with a new head, all of the body but its pooler."""
-    new = tuple(f"{name}." for name in head.modules(model)) if head.new else ()
-    return (name for name in missing if not name.startswith(new))
 
 
 def replaces_head(files: ModelFiles, head: Head) -> bool:

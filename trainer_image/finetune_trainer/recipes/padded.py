@@ -47,6 +47,8 @@ class Judging(Objective):
         super().__init__(model)
         self._padding = padding
         inner = without_adapter(model)
+        self.end: int | None = end_of_text(inner.config)
+        """The token by which the model's head finds the end of a text, where it goes by one."""
         if inner.config.get_text_config().pad_token_id is None:  # by it a decoder's head finds the last token
             inner.config.get_text_config().pad_token_id = padding
         self._fixed = {"use_cache": False} if "use_cache" in inspect.signature(inner.forward).parameters else {}
@@ -78,6 +80,14 @@ class Judging(Objective):
 def own_numbers(example: Example) -> "array[int]":
     """What the task itself keeps of an example."""
     return example.extra[1 + example.extra[0] :]
+
+
+def end_of_text(config: Any) -> int | None:
+    """The token by which the head of a text classifier finds the end of a text; None: not by a token.
+
+    transformers' classes with encoder and decoder look for it, and take no texts together that have more or fewer.
+    """
+    return config.eos_token_id if config.is_encoder_decoder else None
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

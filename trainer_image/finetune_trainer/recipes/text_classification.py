@@ -10,20 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from finetune_api.run import ExitCode, RunConfig
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.classified import several_labels, single_label
 from finetune_trainer.evaluation.evaluate import Totals
 from finetune_trainer.models.head import Head
+from finetune_trainer.models.model import read_config
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.tasks import with_labels
 from finetune_trainer.preparation.data import Dataset, RecordSet
 from finetune_trainer.preparation.encoder import Encoder
 from finetune_trainer.preparation.encoding import Encoded, Example
 from finetune_trainer.preparation.labelled import LabelledText
+from finetune_trainer.preparation.lines import invalid
 from finetune_trainer.preparation.shown import Labels
-from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows, own_numbers
+from finetune_trainer.recipes.padded import Judging, JudgingRecipe, Rows, end_of_text, own_numbers
 from finetune_trainer.training.objective import Loss
 
 
@@ -35,7 +38,8 @@ class TextClassification(Judging):
         self._several = several
 
     def stand_in(self, tokens: int) -> Example:
-        return Example(array("i", bytes(4 * tokens)), bytes(tokens), array("i", [1, tokens, 0]), 1.0)
+        ids = array("i", bytes(4 * (tokens - 1))) + array("i", [self.end or 0])
+        return Example(ids, bytes(tokens), array("i", [1, tokens, 0]), 1.0)
 
     def forward(self, batch: Rows) -> Loss:
         logits = self.said(batch).logits.float()  # [B, C]
@@ -79,6 +83,10 @@ class TextClassificationRecipe(JudgingRecipe):
             what = f"All records have the label {data.labels[0]!r}" if data.labels else "No record has a label"
             _refuse(f"{what}, so there is nothing to tell apart. Add records with others to spec.data.train")
 
+    def meet(self, files: ModelFiles, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().meet(files, tokenizer)
+        self._end, self._ends = end_of_text(read_config(files)), 0
+
     def settled(self, head: Head, files: ModelFiles) -> Head:
         problem = "multi_label_classification" if self._several else "single_label_classification"
         settled, self._labels = with_labels(head, self._labels, problem, files)
@@ -92,9 +100,27 @@ class TextClassificationRecipe(JudgingRecipe):
         numbers = {name: number for number, name in enumerate(self._labels)}
         record: LabelledText
         for record, encoding, cut in self.inputs.texts(records):
+            if self._end is not None:
+                self._require_ends(record, encoding.ids.count(self._end))
             extra = self.inputs.parts(encoding)
             extra.extend(sorted(numbers[name] for name in record.labels))
             yield Example(array("i", encoding.ids), bytes(len(encoding)), extra, 1.0, cut=cut)
+
+    def _require_ends(self, record: LabelledText, ends: int) -> None:
+        """Refuses what the head takes no texts together with."""
+        self._ends = self._ends or ends
+        if not ends:
+            raise TrainerError(
+                ExitCode.MODEL_INVALID,
+                "The model's tokenizer puts no end-of-text token (eos_token_id in config.json) behind a text, by which "
+                "its classifier finds the end. Choose another model, or correct the tokenizer.",
+            )
+        if ends != self._ends:
+            raise invalid(
+                f"{record.source}: it has {ends} end-of-text token(s), and the first record {self._ends}, but all must "
+                "have as many, because by them this model finds the end of a text. Give text_pair in all records or in "
+                "none, and leave that token out of the texts"
+            )
 
     def labels_of(self, example: Example) -> Labels:
         return Labels(tuple(self._labels[number] for number in own_numbers(example)))
