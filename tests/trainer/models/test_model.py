@@ -57,7 +57,7 @@ def test_weights_that_a_reader_and_writer_lacks_are_told_as_such(tmp_path):
     weights = load_file(directory / "model.safetensors")
     del weights["decoder.final_layer_norm.weight"]
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TrainerError, match="lack 1 tensors of its architecture, such as decoder.final_layer_norm"):
+    with pytest.raises(TrainerError, match=r"lack 1 tensors of its architecture, such as decoder.final_layer_norm"):
         load_model(ModelFiles(directory, name="the-base"), SEQUENCE_TO_SEQUENCE, False, "fp32")
 
 
