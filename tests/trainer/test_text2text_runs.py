@@ -193,15 +193,6 @@ def test_a_model_of_another_architecture_is_refused_with_the_way_out(trainer, ur
     assert f"spec.task is {task}, but {ended.config.model.uri} is a {'t5' if model else 'llama'}" in ended.message
 
 
-def test_a_reward_model_with_encoder_and_decoder_is_refused(trainer, uris):
-    pairs = [{"prompt": f"say {n}", "chosen": " yes", "rejected": " no"} for n in range(9)]
-    ended = trainer.run(
-        method={"objective": "reward"}, model={"uri": uris["bart"]}, data=trainer.data(tiny.json_lines(*pairs))
-    )
-    assert ended.code == ExitCode.MODEL_INVALID
-    assert "has an encoder and a decoder, which spec.method.objective reward cannot train" in ended.message
-
-
 def test_answers_are_measured_on_the_way_where_training_watches_them(s3, trainer, uris):
     ended = trainer.run(
         task=T2T,

@@ -2,29 +2,47 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+from transformers import AutoModelForMaskedLM
 
 from finetune_api.run import ExitCode
 from finetune_trainer.errors import TrainerError, one_line
 from finetune_trainer.models.adapterfiles import HEAD
-from finetune_trainer.models.head import Head
+from finetune_trainer.models.head import LANGUAGE_MODEL, Head
 from finetune_trainer.models.model import read_config
 from finetune_trainer.models.modelfiles import AdapterFiles, ModelFiles
 from finetune_trainer.preparation.labels import shown
 
 
 def require_task(files: ModelFiles, head: Head, task: str) -> None:
-    """Refuses a model whose architecture has no such head.
+    """Refuses a model whose architecture has no such head, or cannot do with it what is meant.
 
     Raises:
         TrainerError: MODEL_INVALID.
     """
     config = read_config(files)
-    if not head.classes(config):
-        raise TrainerError(
-            ExitCode.MODEL_INVALID,
-            f"spec.task is {task}, but {files.name} is a {one_line(config.model_type, 40)}, of which there is no "
-            f"{head.what.removeprefix('a ')} ({head.auto}). Correct spec.model, or spec.task.",
+    if task == "text-generation" and config.is_encoder_decoder:
+        why = "which has an encoder and a decoder. Set spec.task text2text-generation, or start from a decoder"
+    elif not head.classes(config):
+        what = head.what.removeprefix("a ")
+        why = f"of which there is no {what} ({head.auto}). Correct spec.model, or spec.task"
+    elif head == LANGUAGE_MODEL and _reads_ahead(config):
+        why = (
+            "which reads a text in both directions, and so would see the words that it shall learn to write. Start "
+            "from a decoder, or correct spec.task"
         )
+    else:
+        return
+    kind = one_line(config.model_type, 40)
+    raise TrainerError(ExitCode.MODEL_INVALID, f"spec.task is {task}, but {files.name} is a {kind}, {why}.")
+
+
+def _reads_ahead(config: Any) -> bool:
+    """Whether it is an encoder: those that learn by masks have a language model as well, but look at all of a text
+    unless their config.json says otherwise."""
+    backwards = any(getattr(config, name, False) for name in ("is_decoder", "causal"))
+    return type(config) in AutoModelForMaskedLM._model_mapping and not backwards
 
 
 def has_head(files: ModelFiles, head: Head) -> bool:

@@ -13,13 +13,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedTokenizerBase
 
-from finetune_api.run import ExitCode
-from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluation.evaluate import Totals
 from finetune_trainer.models.head import Head
-from finetune_trainer.models.model import read_config
 from finetune_trainer.models.modelfiles import ModelFiles
 from finetune_trainer.models.tasks import has_head
 from finetune_trainer.preparation.encoding import Example
@@ -64,15 +60,6 @@ class RewardRecipe(JudgingRecipe):
     rates: ClassVar = {"adapter": 1e-4, "none": 1e-5}
     dropout = 0.0
     lower_is_better = LOWER_IS_BETTER
-
-    def meet(self, files: ModelFiles, tokenizer: PreTrainedTokenizerBase) -> None:
-        if read_config(files).is_encoder_decoder:  # whose head goes by end tokens, which a dialogue has as it likes
-            raise TrainerError(
-                ExitCode.MODEL_INVALID,
-                f"{files.name} has an encoder and a decoder, which spec.method.objective reward cannot train. Choose a "
-                "decoder, or an encoder.",
-            )
-        super().meet(files, tokenizer)
 
     def settled(self, head: Head, files: ModelFiles) -> Head:
         return replace(head, new=not has_head(files, head))
