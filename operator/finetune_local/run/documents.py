@@ -141,7 +141,7 @@ def _fill_output(spec: Object) -> None:
 
 def _fill_resources(resources: Any, node: Mapping[str, Any], profile: Object | None) -> Iterator[str]:
     """A job that runs alone may have the whole machine, or what its profile lets it have; what was filled in, in
-    words."""
+    words. All of its pods run at once."""
     if not isinstance(resources, dict):
         return
     if "gpusPerNode" not in resources and int(node.get("nvidia.com/gpu", 0)) == 0:
@@ -150,10 +150,13 @@ def _fill_resources(resources: Any, node: Mapping[str, Any], profile: Object | N
     given = (profile or {}).get("spec") or {}
     if "cpu" in resources or "cpu" in given.get("defaults", {}):
         return
-    limit = given.get("limits", {}).get("cpu", node["cpu"])
-    resources["cpu"] = min(node["cpu"], limit, key=amount)
-    of = "of this machine" if resources["cpu"] == node["cpu"] else f"that {names.PROFILE_KIND} {_name(profile)} allows"
-    yield f"all CPUs {of}: spec.resources.cpu is {resources['cpu']}"
+    pods = resources.get("nodes") or 1
+    pods = pods if isinstance(pods, int) and pods > 0 else 1  # else the API server refuses it
+    share = node["cpu"] if pods == 1 else f"{int(amount(node['cpu']) * 1000) // pods}m"
+    resources["cpu"] = min(share, given.get("limits", {}).get("cpu", share), key=amount)
+    of = "of this machine" if resources["cpu"] == share else f"that {names.PROFILE_KIND} {_name(profile)} allows"
+    shared = f", shared by {pods} pods" if resources["cpu"] == share and pods > 1 else ""
+    yield f"all CPUs {of}{shared}: spec.resources.cpu is {resources['cpu']}"
 
 
 def _rewrite_files(job: Object, spec: Object, where: Path) -> Iterator[Upload]:

@@ -178,6 +178,24 @@ def test_a_job_that_asks_for_no_cpus_gets_what_its_profile_gives_or_allows(
 
 
 @pytest.mark.parametrize(
+    ("nodes", "cpu", "note"),
+    [
+        (1, "4", "all CPUs of this machine: spec.resources.cpu is 4"),
+        (3, "1333m", "all CPUs of this machine, shared by 3 pods: spec.resources.cpu is 1333m"),
+        (0, "4", "all CPUs of this machine: spec.resources.cpu is 4"),
+        ("two", "4", "all CPUs of this machine: spec.resources.cpu is 4"),
+    ],
+)
+def test_the_pods_of_several_nodes_share_the_cpus_since_all_of_them_must_run_at_once(
+    tmp_path: Path, nodes: Any, cpu: str, note: str
+) -> None:
+    fit = localise(document(resources={"nodes": nodes}), tmp_path / "job.yaml", S3, NODE)
+
+    assert fit.job["spec"]["resources"] == {"nodes": nodes, "gpusPerNode": 0, "cpu": cpu}
+    assert note in fit.notes
+
+
+@pytest.mark.parametrize(
     ("spec", "name"), [({"profile": "small"}, "small"), ({}, "default"), ({"profile": 1}, "default"), (None, "default")]
 )
 def test_a_job_has_the_profile_that_it_names_or_the_default_one(spec: Any, name: str) -> None:
